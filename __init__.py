@@ -1,0 +1,1 @@
+"""The command line (the repository root, installed as `trapo_cli`)."""

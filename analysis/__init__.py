@@ -1,0 +1,1 @@
+"""Tables, figures, reports and sweeps from run and eval folders (imports evals and trapo)."""

@@ -1,0 +1,1 @@
+"""Benchmarks: tasks, the sampling journal, statistics (imports trapo only)."""

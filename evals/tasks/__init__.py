@@ -1,0 +1,1 @@
+"""Benchmark definitions, one YAML per task."""

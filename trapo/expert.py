@@ -1,0 +1,114 @@
+"""What the policy learns from an expert's token: one line of loss, one weight function per published method.
+
+    loss = - w(p).detach() * log p            p = policy's probability of the expert's token, temperature 1
+
+The weight scales the gradient of plain maximum likelihood and is never differentiated. Whatever a method needs to
+know about a token is in `ExpertTokens`; the trainer is blind to methods. To add one, write its function and add it to
+`WEIGHTS`: its keyword-only parameters are taken from the configuration's fields of the same names.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ExpertTokens:
+    """The expert's tokens of a batch of B rows of T positions, as the current policy sees them.
+
+    Attributes:
+        logp: (B, T) log-probability of the token in the row, in nats, at temperature 1.
+        mask: (B, T) 1 where the token is the expert's and is to be learned from, else 0.
+        entropy: (B, T) entropy of the policy's next-token distribution, in nats.
+        advantage: (B, 1) or (B, T) advantage of the row within its prompt's group.
+        progress: share of the training done, in [0, 1].
+    """
+
+    logp: Tensor
+    mask: Tensor
+    entropy: Tensor | None = None
+    advantage: Tensor | None = None
+    progress: float = 0.0
+
+
+Weight = Callable[[ExpertTokens], Tensor]  # -> (B, T)
+
+
+def sft(tokens: ExpertTokens) -> Tensor:
+    """w = 1: maximum likelihood, the forward KL to the expert."""
+    return torch.ones_like(tokens.logp)
+
+
+def trsft(tokens: ExpertTokens, *, alpha: float) -> Tensor:
+    """w = min(1, p / alpha): trust-region SFT (TRAPO, arXiv 2512.17636).
+
+    SFT inside the trust region p >= alpha. Outside it the gradient is grad p / alpha, so that a token the policy finds
+    absurd cannot pull without bound; the gradient is that of log p above alpha, of p / alpha + const below.
+    """
+    return (tokens.logp.exp() / alpha).clamp(max=1.0)
+
+
+def dft(tokens: ExpertTokens) -> Tensor:
+    """w = p: dynamic fine-tuning (arXiv 2508.05629); the gradient of p itself."""
+    return tokens.logp.exp()
+
+
+def luffy(tokens: ExpertTokens, *, gamma: float) -> Tensor:
+    """w = gamma p / (p + gamma)^2 * advantage: LUFFY's policy shaping (arXiv 2504.14945).
+
+    The gradient of advantage * p / (p + gamma): the off-policy ratio with the expert's probability taken as 1, shaped.
+    """
+    if tokens.advantage is None:
+        raise ValueError("the luffy weight multiplies by the row's advantage: pass ExpertTokens(advantage=...)")
+    p = tokens.logp.exp()
+    return gamma * p / (p + gamma) ** 2 * tokens.advantage
+
+
+def chord(tokens: ExpertTokens) -> Tensor:
+    """w = p (1 - p): CHORD-phi (arXiv 2508.11408), largest where the policy is undecided."""
+    p = tokens.logp.exp()
+    return p * (1 - p)
+
+
+def none(tokens: ExpertTokens) -> Tensor:
+    """w = 0: the expert only guides, nothing is imitated (as in BREAD, arXiv 2506.17211)."""
+    return torch.zeros_like(tokens.logp)
+
+
+WEIGHTS: dict[str, Callable[..., Tensor]] = {f.__name__: f for f in (sft, trsft, dft, luffy, chord, none)}
+
+
+def weight_parameters(name: str) -> list[str]:
+    """The names of the parameters of the weight `name`, e.g. ["alpha"] for "trsft"; ValueError if there is none."""
+    if name not in WEIGHTS:
+        raise ValueError(f"expert_weight {name!r} is unknown; choose one of {', '.join(WEIGHTS)}")
+    parameters = inspect.signature(WEIGHTS[name]).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+
+def make_weight(name: str, config: Any) -> Weight:
+    """The weight function `name`, its parameters read from the attributes of `config`."""
+    return partial(WEIGHTS[name], **{p: getattr(config, p) for p in weight_parameters(name)})
+
+
+def expert_loss(tokens: ExpertTokens, weight: Weight) -> tuple[Tensor, Tensor]:
+    """Expert loss per token and the weight behind it: -w.detach() * log p, zero where the mask is.
+
+    Nothing is reduced here: the trainer divides by the denominator that the RL loss of the same step uses, so that any
+    split into micro-batches has one gradient.
+
+    Returns:
+        loss: (B, T); its gradient reaches `tokens.logp` only.
+        w: (B, T) the detached weights, zero off the mask.
+    """
+    mask = tokens.mask.bool()
+    # A padded position may hold -inf: where() before the product, or 0 * inf = NaN reaches the loss.
+    logp = torch.where(mask, tokens.logp, 0.0)
+    with torch.no_grad():
+        w = torch.where(mask, weight(tokens), 0.0)
+    return -w * logp, w
