@@ -1,0 +1,60 @@
+"""Small real things for tests: a byte tokenizer, a tiny Qwen2, rows with experts."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """Bytes, one token each, with <pad> 256 and <eos> 257."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bpe = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", eos_token="<eos>")
+
+
+@pytest.fixture
+def make_model():
+    """A function that makes the same tiny Qwen2 again and again."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    def make(seed: int = 0, **changes):
+        torch.manual_seed(seed)
+        config = Qwen2Config(
+            **{
+                "vocab_size": 258,
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "max_position_embeddings": 256,
+                "bos_token_id": None,
+                "eos_token_id": 257,
+                "pad_token_id": 256,
+                "initializer_range": 0.2,
+            }
+            | changes
+        )
+        return Qwen2ForCausalLM(config).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def rows():
+    """Prompts with an expert trace each; the answers are digits, which a random byte model sometimes hits."""
+    return [
+        {"id": f"p{i}", "prompt": f"{i}+{i}=", "answer": str(2 * i), "expert": [f"so \n\n it is \\boxed{{{2 * i}}}"]}
+        for i in range(16)
+    ]

@@ -1,0 +1,102 @@
+"""What is checked of datasets, model and tokenizer before any work starts; each error names the remedy."""
+
+import hashlib
+import json
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+
+from .config import TRAPOConfig
+from .engines.torch_engine import check_full_attention
+
+LONGEST_PROMPTS = 16  # by characters: tokenizing all of a large dataset only to find its longest would take minutes
+
+
+def prompt_id(row: dict[str, Any]) -> str:
+    """The row's `id`, or a hash of its prompt where it has none."""
+    if row.get("id") is not None:
+        return str(row["id"])
+    return hashlib.blake2b(json.dumps(row["prompt"], sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def with_ids(dataset):
+    """`dataset` with a column `id`, the row's number where it had none; streams are left as they are."""
+    if isinstance(dataset, Dataset) and "id" not in dataset.column_names:
+        return dataset.add_column("id", [str(i) for i in range(len(dataset))])
+    return dataset
+
+
+def check_inputs(args: TRAPOConfig, reward_funcs, train_dataset, processing_class) -> None:
+    """Datasets and reward functions against the configuration.
+
+    Raises:
+        ValueError: naming the thing, the value and the remedy.
+    """
+    if not isinstance(args, TRAPOConfig):
+        raise ValueError(f"args is a {type(args).__name__}: pass a trapo.TRAPOConfig")
+    if isinstance(processing_class, ProcessorMixin):
+        raise ValueError("vision-language models are not supported: pass a text tokenizer as processing_class")
+    for function in reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]:
+        if function is not None and (isinstance(function, str) or hasattr(function, "forward")):
+            raise ValueError(f"reward_funcs has {function!r}: wrap the reward model in a Python callable as in TRL")
+    if train_dataset is None:
+        raise ValueError("train_dataset is missing: pass a datasets.Dataset with the columns prompt, answer, expert")
+    columns = set(train_dataset.column_names or [])
+    needed = {"prompt"} | ({"answer"} if reward_funcs is None else set())
+    if missing := sorted(needed - columns):
+        raise ValueError(
+            f"train_dataset has no column {', '.join(missing)} (it has {', '.join(sorted(columns)) or 'none'}): rename "
+            "a column, or pass reward_funcs where there are no answers"
+        )
+    if columns & {"image", "images"}:
+        raise ValueError("train_dataset has images: vision-language models are not supported, remove the column")
+    if args.micro_groups().guides:
+        if "expert" not in columns:
+            raise ValueError(
+                f"guidance {args.guidance!r} shows experts' traces, but train_dataset has no column expert: add it, or "
+                "set guidance='none' (plain GRPO)"
+            )
+        if isinstance(train_dataset, Dataset) and not any(train_dataset["expert"]):
+            raise ValueError("no row of train_dataset has an expert trace: fill the column, or set guidance='none'")
+    if isinstance(train_dataset, Dataset):
+        prompts = args.generation_batch_size // args.num_generations
+        if len(train_dataset) < prompts:
+            raise ValueError(
+                f"train_dataset has {len(train_dataset)} rows, but one generation batch takes {prompts} prompts "
+                f"(generation_batch_size {args.generation_batch_size} / {args.num_generations}): TRL would drop it and "
+                "train no step. Add rows, or lower per_device_train_batch_size"
+            )
+
+
+def check_model(
+    args: TRAPOConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train_dataset
+) -> None:
+    """The model against the engine, and the lengths against the model's context.
+
+    Raises:
+        ValueError: naming the thing, the value and the remedy.
+    """
+    check_full_attention(model.config)
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no EOS token, so no sample could end: set tokenizer.eos_token")
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is None or not isinstance(train_dataset, Dataset):
+        return
+    prompts = train_dataset["prompt"]
+    longest = sorted(range(len(prompts)), key=lambda i: -len(str(prompts[i])))[:LONGEST_PROMPTS]
+    length = max(prompt_length(prompts[i], tokenizer) for i in longest)
+    if length + args.max_completion_length > context:
+        raise ValueError(
+            f"the longest prompt has {length} tokens and max_completion_length is {args.max_completion_length}: together "
+            f"more than the model's context of {context}. Set max_completion_length to at most {context - length}, or "
+            "drop the longest prompts"
+        )
+
+
+def prompt_length(prompt: str | list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of a prompt, as text or as chat messages with the tokenizer's template."""
+    if isinstance(prompt, str):
+        return len(tokenizer(prompt)["input_ids"])
+    rendered = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    return len(tokenizer(rendered, add_special_tokens=False)["input_ids"])

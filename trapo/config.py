@@ -1,0 +1,259 @@
+"""TRAPOConfig: TRL's GRPOConfig plus guidance and the expert's loss, with every known trap checked before any work."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from trl import GRPOConfig
+
+from . import expert
+from .guidance import PRESETS, MicroGroups, no_guidance
+from .rollout import SCHEDULES
+
+# One gradient whatever the split into micro-batches: TRL's loss types whose denominator does not depend on the split.
+SPLIT_INVARIANT_LOSSES = ("dr_grpo", "dapo", "grpo", "cispo", "sapo", "vespo", "luspo")
+
+
+@dataclass
+class TRAPOConfig(GRPOConfig):
+    """Configuration of `TRAPOTrainer`: all of `trl.GRPOConfig`, with the paper's defaults, plus the fields below.
+
+    The defaults are TRAPO's (arXiv 2512.17636): GRPO without KL, standard deviation or clipping effect, Dr.GRPO
+    reduction, micro-groups (4, 2, 1, 1) and TrSFT with alpha = 0.1. `trapo/recipes/` holds the other methods.
+
+    Raises:
+        ValueError: for any combination that would train something other than what it says; the message has the remedy.
+    """
+
+    # Guidance
+    guidance: str = field(
+        default="paper",
+        metadata={"help": "Preset of micro-groups: 'paper', 'reference' (the authors' script) or 'none' (plain GRPO)."},
+    )
+    micro_group_sizes: list[int] | None = field(
+        default=None, metadata={"help": "Samples per micro-group; they add up to num_generations. Default: the preset's."}
+    )
+    prefix_ratios: list[float] | None = field(
+        default=None, metadata={"help": "Share of the expert's trace shown to each micro-group when it is guided."}
+    )
+    thresholds: list[float] | None = field(
+        default=None, metadata={"help": "A micro-group is guided iff the earlier rewards' threshold_on is below this."}
+    )
+    threshold_on: str | None = field(
+        default=None, metadata={"help": "What thresholds compare with: 'mean' or 'sum' of the earlier rewards."}
+    )
+    prefix_end: str | None = field(
+        default=None, metadata={"help": "'exact', or 'blank-line': cut behind the next blank line, if it is near."}
+    )
+    trace_of_micro_group: list[int] | None = field(
+        default=None, metadata={"help": "Which of the prompt's expert traces each micro-group is shown, from 0."}
+    )
+    demonstrations_in_baseline: bool = field(
+        default=True,
+        metadata={"help": "Whether the reward of a whole demonstration enters its group's mean, as in the reference."},
+    )
+    # The expert's loss
+    expert_weight: str = field(
+        default="trsft",
+        metadata={"help": f"Weight of the expert's tokens: one of {', '.join(expert.WEIGHTS)}."},
+    )
+    alpha: float = field(
+        default=0.1, metadata={"help": "TrSFT's trust region: expert tokens of probability below alpha are damped."}
+    )
+    gamma: float = field(default=0.1, metadata={"help": "The constant of the luffy weight, gamma p / (p + gamma)^2."})
+    expert_coef: float = field(default=1.0, metadata={"help": "Coefficient of the expert's loss in the joint loss."})
+    entropy_on_expert: bool = field(
+        default=False,
+        metadata={"help": "Whether the entropy bonus (entropy_coef) also averages over the expert's trained tokens."},
+    )
+    # Rollouts
+    schedule: str = field(
+        default="rounds",
+        metadata={"help": f"{' or '.join(SCHEDULES)}: when micro-groups are drawn. The samples are the same."},
+    )
+    rollout_slots: int = field(default=64, metadata={"help": "Most samples that the engine draws at once, per rank."})
+    # Grading and the record of the run
+    grader_workers: int = field(default=2, metadata={"help": "Worker processes that check answers."})
+    grader_cpu_seconds: float = field(default=5.0, metadata={"help": "CPU time one answer may take before 'timeout'."})
+    grader_memory_mb: int = field(default=2048, metadata={"help": "Memory one grading worker may use, in MiB."})
+    log_rollouts: bool = field(default=True, metadata={"help": "Whether to write rollouts.jsonl, a line per sample."})
+
+    # TRL's fields, with the paper's values as defaults
+    num_generations: int | None = field(
+        default=None, metadata={"help": "Samples per prompt, G. Default: what the micro-groups add up to, or 8."}
+    )
+    learning_rate: float = field(default=5e-6, metadata={"help": "Initial learning rate (the paper's: 5e-6)."})
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "Learning rate schedule (the paper's)."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW (the reference script's)."})
+    max_completion_length: int | None = field(
+        default=8192, metadata={"help": "Most tokens of expert prefix plus continuation (the paper's: 8192)."}
+    )
+    loss_type: str = field(
+        default="dr_grpo",
+        metadata={"help": f"Reduction of the joint loss: one of {', '.join(SPLIT_INVARIANT_LOSSES)}."},
+    )
+    scale_rewards: str = field(
+        default="none", metadata={"help": "'none' (the paper), 'group' or 'batch': what advantages are divided by."}
+    )
+    disable_dropout: bool = field(default=True, metadata={"help": "Dropout would make samples and loss disagree."})
+    vllm_importance_sampling_correction: bool = field(
+        default=False, metadata={"help": "TRL's correction; costs a forward pass. Samples here come from the policy."}
+    )
+    logging_steps: float = field(default=1, metadata={"help": "metrics.jsonl has a line per this many steps."})
+    report_to: Any = field(default="none", metadata={"help": "Trackers, as in TRL; the run folder is always written."})
+
+    def __post_init__(self):
+        if self.bf16 is None and not self.fp16:
+            # TRL's default is bf16 everywhere; without a GPU that computes it well this costs both speed and exactness.
+            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        self.micro_groups()  # its errors come first: they name our own fields
+        if self.num_generations is None:
+            self.num_generations = self.micro_groups().group_size
+        self._check_method()
+        if self.generation_batch_size is None:
+            self._check_groups(self.steps_per_generation or self.gradient_accumulation_steps)
+        super().__post_init__()
+        self._check_groups(self.steps_per_generation)
+        self._check_saves()
+        self._check_deepspeed()
+
+    def micro_groups(self) -> MicroGroups:
+        """The guidance that these fields describe: the preset, with the fields that are given put over it."""
+        if self.guidance == "none":
+            overridden = [n for n in ("micro_group_sizes", "prefix_ratios", "thresholds") if getattr(self, n)]
+            if overridden:
+                raise ValueError(f"guidance='none' ignores {', '.join(overridden)}; use guidance='paper' with them")
+            return no_guidance(self.num_generations or 8)
+        if self.guidance not in PRESETS:
+            raise ValueError(f"guidance {self.guidance!r} is unknown; choose one of {', '.join(PRESETS)}, none")
+        given = {
+            "sizes": self.micro_group_sizes,
+            "ratios": self.prefix_ratios,
+            "thresholds": self.thresholds,
+            "compare": self.threshold_on,
+            "prefix_end": self.prefix_end,
+            "traces": self.trace_of_micro_group,
+        }
+        given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if v is not None}
+        if "sizes" in given and len(given["sizes"]) != len(PRESETS[self.guidance].sizes):
+            given.setdefault("traces", ())
+        groups = replace(PRESETS[self.guidance], **given)
+        if self.num_generations is not None and self.num_generations != groups.group_size:
+            raise ValueError(
+                f"num_generations is {self.num_generations}, but the micro-groups {groups.sizes} add up to "
+                f"{groups.group_size}: set micro_group_sizes to match, or leave num_generations out"
+            )
+        return groups
+
+    @property
+    def trains_expert_tokens(self) -> bool:
+        """Whether any token of an expert can receive a gradient."""
+        return self.expert_weight != "none" and self.expert_coef != 0 and self.micro_groups().guides
+
+    def expert_weight_function(self) -> expert.Weight:
+        """The weight w of the expert's loss with its parameters."""
+        return expert.make_weight(self.expert_weight, self)
+
+    def method_settings(self) -> dict[str, Any]:
+        """What a figure or table must say of a run: guidance and expert weight with all their parameters.
+
+        `alpha` is always there; it is None for a method that has none.
+        """
+        settings = {"expert_weight": self.expert_weight, "alpha": None}
+        if self.trains_expert_tokens:
+            settings |= {name: getattr(self, name) for name in expert.weight_parameters(self.expert_weight)}
+        return settings | {"expert_coef": self.expert_coef, "guidance": self.micro_groups().settings()}
+
+    def _check_method(self) -> None:
+        expert.weight_parameters(self.expert_weight)
+        if not 0 < self.alpha <= 1:
+            raise ValueError(f"alpha is {self.alpha}, but it bounds a token's probability: choose it in (0, 1]")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule {self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}")
+        if self.rollout_slots < 1:
+            raise ValueError(f"rollout_slots is {self.rollout_slots}, but at least one sample must be drawn at a time")
+        if self.gamma <= 0:
+            raise ValueError(f"gamma is {self.gamma}, but the luffy weight needs it positive")
+        if self.loss_type == "bnpo":
+            raise ValueError(
+                "loss_type='bnpo' divides by the tokens of each micro-batch, so its gradient depends on how the batch "
+                f"is split (by 24-43% where it was measured); choose one of {', '.join(SPLIT_INVARIANT_LOSSES)}"
+            )
+        if self.loss_type not in SPLIT_INVARIANT_LOSSES:
+            raise ValueError(f"loss_type {self.loss_type!r} is unknown; choose one of {', '.join(SPLIT_INVARIANT_LOSSES)}")
+        if self.max_completion_length is None or self.max_completion_length < 1:
+            raise ValueError(
+                f"max_completion_length is {self.max_completion_length}: set the most tokens that expert prefix and "
+                "continuation may have together"
+            )
+        if self.trains_expert_tokens:
+            self._check_expert_loss()
+        refused = {
+            "use_vllm": "the samples need one seed each and expert prefixes: leave it off, the embedded engine is used",
+            "use_transformers_continuous_batching": "it casts the live model to bf16 for good: leave it off",
+            "use_adaptive_entropy": "its bonus is a mean per micro-batch: use a fixed entropy_coef",
+            "generation_kwargs": "it would change the sampling distribution behind the loss: use temperature, top_p ...",
+            "use_liger_kernel": "TRL 1.16 deprecates it and computes log-probabilities in chunks already: leave it off",
+        }
+        for name, why in refused.items():
+            if getattr(self, name):
+                raise ValueError(f"{name}={getattr(self, name)!r} is not supported: {why}")
+        if self.top_entropy_quantile < 1:
+            raise ValueError(
+                f"top_entropy_quantile={self.top_entropy_quantile} takes its quantile per micro-batch, so the gradient "
+                "depends on the split: leave it at 1.0"
+            )
+        if self.repetition_penalty != 1:
+            raise ValueError(
+                f"repetition_penalty={self.repetition_penalty} makes samples that the loss takes for the policy's own: "
+                "leave it at 1.0"
+            )
+
+    def _check_expert_loss(self) -> None:
+        if self.temperature != 1:
+            raise ValueError(
+                f"temperature={self.temperature} would temper p in the expert weight {self.expert_weight!r} too (TRL "
+                "scales the logits before its log-probabilities): use temperature 1, or expert_weight 'none'"
+            )
+        if self.mask_truncated_completions:
+            raise ValueError(
+                "mask_truncated_completions hides truncated rows from attention, and with them their expert tokens' "
+                "gradient: switch it off, or use expert_weight 'none'"
+            )
+
+    def _check_groups(self, steps_per_generation: int) -> None:
+        rank_rows = self.per_device_train_batch_size * steps_per_generation
+        if rank_rows % self.num_generations:
+            raise ValueError(
+                f"each rank draws per_device_train_batch_size ({self.per_device_train_batch_size}) x "
+                f"steps_per_generation ({steps_per_generation}) = {rank_rows} samples, which is not a multiple of the "
+                f"group size {self.num_generations}, so a group would be torn apart: choose a batch size or "
+                "gradient_accumulation_steps that makes it one"
+            )
+
+    def _check_saves(self) -> None:
+        if self.save_strategy == "steps":
+            if self.save_steps < 1:
+                raise ValueError(f"save_steps={self.save_steps} is a share of the training: give it as a number of steps")
+            every = self.steps_per_generation * self.num_iterations
+            if self.save_steps * self.gradient_accumulation_steps % every:
+                raise ValueError(
+                    f"save_steps={self.save_steps} would save in the middle of a buffer of samples, and a resumed run "
+                    f"would differ: save_steps x gradient_accumulation_steps ({self.gradient_accumulation_steps}) must "
+                    f"be a multiple of steps_per_generation x num_iterations ({every})"
+                )
+
+    def _check_deepspeed(self) -> None:
+        plugin = self.deepspeed_plugin
+        zero = (plugin.deepspeed_config if plugin else {}).get("zero_optimization", {})
+        if zero.get("stage") in (1, 2) and zero.get("offload_optimizer", {}).get("device", "none") != "none":
+            from importlib.metadata import version
+
+            from packaging.version import Version
+
+            if Version(version("deepspeed")) < Version("0.19.0"):
+                raise ValueError(
+                    f"DeepSpeed {version('deepspeed')} with ZeRO-{zero['stage']} and an offloaded optimizer keeps only "
+                    "the first micro-batch's gradient (arXiv 2604.23747): pip install 'deepspeed>=0.19.0', or switch "
+                    "the offload off"
+                )

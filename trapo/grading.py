@@ -1,0 +1,180 @@
+"""Is the final answer right? math-verify in worker processes that cannot hang, eat the memory, or kill a run.
+
+math-verify's own time-outs use SIGALRM, which a computation inside C code never sees and which the load of the machine
+influences. Here each worker arms the kernel's CPU timer before an answer; when it runs out the process dies, whatever
+it is doing, and the parent starts another. So a verdict depends on the CPU time an answer needs, not on the load; a
+wall clock in the parent is only the back-stop, and its use is flagged.
+"""
+
+import json
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+STATUSES = ("correct", "wrong", "no_box", "timeout", "error")
+_INTEGER = re.compile(r"[+-]?\d{1,18}")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One graded answer.
+
+    Attributes:
+        status: one of `STATUSES`; only "correct" earns a reward.
+        wall: True if the wall clock, not the CPU timer, ended it: then the verdict may depend on the load.
+    """
+
+    status: str
+    wall: bool = False
+
+    @property
+    def reward(self) -> float:
+        """1 if correct, else 0."""
+        return float(self.status == "correct")
+
+
+def boxed_answer(text: str) -> str | None:
+    r"""The content of the last \boxed{...} after the last </think>, of the whole text where there is no </think>.
+
+    None if there is no complete box.
+    """
+    text = text.rpartition("</think>")[2]
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return None
+    depth, begin = 0, start + len("\\boxed")
+    for i in range(begin, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[i], 0) if text[i - 1] != "\\" else 0
+        if depth == 0:
+            return text[begin + 1 : i]
+    return None
+
+
+def quick_verdict(text: str, gold: str) -> Verdict | None:
+    """The verdict where it needs no algebra: no box, the same characters, or two plain integers. None otherwise."""
+    answer = boxed_answer(text)
+    if answer is None or not answer.strip():
+        return Verdict("no_box")
+    answer, gold = answer.strip(), gold.strip()
+    if answer == gold:
+        return Verdict("correct")
+    if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold):
+        return Verdict("correct" if int(answer) == int(gold) else "wrong")
+    return None
+
+
+class Grader:
+    """Grades texts against gold answers with math-verify; use as a context manager, or call `close`.
+
+    Workers start when the first answer needs them. Usable as a TRL reward function: it reads the column `answer`.
+
+    Args:
+        workers: processes.
+        cpu_seconds: CPU time one answer may take, in seconds, before its status is "timeout".
+        memory_mb: address space a worker may use beyond what it has after start-up, in MiB; past it, "error".
+        wall_seconds: back-stop, in seconds; far above cpu_seconds, since it counts what others do with the machine.
+    """
+
+    __name__ = "accuracy"  # the reward function's name in TRL's metrics
+
+    def __init__(self, workers: int = 2, cpu_seconds: float = 5.0, memory_mb: int = 2048, wall_seconds: float = 120.0):
+        if workers < 1 or cpu_seconds <= 0 or memory_mb <= 0 or wall_seconds <= 0:
+            raise ValueError(f"grader needs positive limits: {workers=}, {cpu_seconds=}, {memory_mb=}, {wall_seconds=}")
+        self.workers, self.cpu_seconds, self.memory_mb, self.wall_seconds = workers, cpu_seconds, memory_mb, wall_seconds
+        self._pool: list[_Worker] = []
+
+    def grade(self, texts: Sequence[str], golds: Sequence[Any]) -> list[Verdict]:
+        """One verdict per text, in order; golds may be strings or numbers."""
+        golds = [str(gold) for gold in golds]
+        verdicts = [quick_verdict(text, gold) for text, gold in zip(texts, golds, strict=True)]
+        open_tasks = [i for i in reversed(range(len(texts))) if verdicts[i] is None]
+        while len(self._pool) < min(self.workers, len(open_tasks)):
+            self._pool.append(_Worker(self))
+        while open_tasks or any(w.task is not None for w in self._pool):
+            for worker in self._pool:
+                if worker.task is None and open_tasks:
+                    i = open_tasks.pop()
+                    worker.send(i, boxed_answer(texts[i]), golds[i])
+            for worker in self._ready():
+                i, verdict = worker.receive()
+                verdicts[i] = verdict
+        return verdicts
+
+    def __call__(self, completions: list, answer: list, **kwargs: Any) -> list[float]:
+        """TRL's reward function protocol: completions as text or as chat messages, column `answer`."""
+        texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+        return [verdict.reward for verdict in self.grade(texts, answer)]
+
+    def _ready(self) -> list["_Worker"]:
+        busy = [w for w in self._pool if w.task is not None]
+        patience = max(min(w.deadline for w in busy) - time.monotonic(), 0)
+        readable, _, _ = select.select([w.process.stdout for w in busy], [], [], patience)
+        return [w for w in busy if w.process.stdout in readable or time.monotonic() >= w.deadline]
+
+    def close(self) -> None:
+        """Stop the workers; the grader can be used again and starts new ones."""
+        for worker in self._pool:
+            worker.stop()
+        self._pool = []
+
+    def __enter__(self) -> "Grader":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class _Worker:
+    """One worker process and the task it is on."""
+
+    def __init__(self, limits: Grader):
+        self.limits, self.task, self.deadline = limits, None, 0.0
+        self._start()
+
+    def _start(self) -> None:
+        # Not multiprocessing: a spawned child would import the user's __main__, and with it torch.
+        command = [sys.executable, "-m", "trapo.grading_worker", str(self.limits.cpu_seconds), str(self.limits.memory_mb)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
+        )
+        # Imports take seconds and must not count against an answer.
+        if not self.process.stdout.readline():
+            raise RuntimeError(f"the grading worker did not start: {' '.join(command)} exited with {self.process.wait()}")
+
+    def send(self, task: int, answer: str, gold: str) -> None:
+        self.task, self.deadline = task, time.monotonic() + self.limits.wall_seconds
+        try:
+            self.process.stdin.write(json.dumps([answer, gold]).encode() + b"\n")
+        except BrokenPipeError:  # it died between two tasks: the next receive() sees that
+            pass
+
+    def receive(self) -> tuple[int, Verdict]:
+        """The verdict of a worker that has answered, has died, or is past its deadline."""
+        task, self.task = self.task, None
+        late = not select.select([self.process.stdout], [], [], 0)[0]
+        line = b"" if late else self.process.stdout.readline()
+        if line.endswith(b"\n"):
+            return task, Verdict(json.loads(line))
+        self.stop()
+        code = self.process.returncode
+        self._start()
+        if late:
+            return task, Verdict("timeout", wall=True)
+        return task, Verdict("timeout" if code == -signal.SIGPROF else "error")
+
+    def stop(self) -> None:
+        try:
+            # One that is dying of its own signal must keep its exit code: give it a moment to be reaped.
+            if self.task is None and not self.process.stdin.closed:
+                self.process.stdin.close()
+            self.process.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()

@@ -1,0 +1,50 @@
+"""The grading worker: reads [answer, gold] as JSON lines, writes the status of each. Started by `trapo.grading`."""
+
+import json
+import os
+import resource
+import signal
+import sys
+
+
+def equivalent(answer: str, gold: str) -> bool:
+    """Whether math-verify finds the boxed `answer` equal to `gold`."""
+    from math_verify import parse, verify
+
+    # Its own time-outs are off: they use SIGALRM, and the caller has a CPU timer.
+    parsed = [parse(f"\\boxed{{{text}}}", parsing_timeout=None, raise_on_error=True) for text in (gold, answer)]
+    return verify(*parsed, timeout_seconds=None, raise_on_error=True)
+
+
+def limit_memory(megabytes: int) -> None:
+    """Let the address space grow by `megabytes` from here; past it, allocations fail."""
+    with open("/proc/self/statm") as statm:
+        used = int(statm.read().split()[0]) * resource.getpagesize()
+    limit = used + megabytes * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def main(cpu_seconds: float, memory_mb: int) -> None:
+    """Serve until standard input ends."""
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # whatever a library prints must not be read as a status
+    equivalent("1", "\\frac{1}{2}")  # load and warm everything before the clock runs
+    if sys.platform == "linux":
+        limit_memory(memory_mb)
+    # The default action kills the process even inside C code, which a Python handler would never interrupt.
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    answers.write(b'"ready"\n')
+    for line in sys.stdin.buffer:
+        answer, gold = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+        try:
+            status = "correct" if equivalent(answer, gold) else "wrong"
+        except Exception:  # a parser's failure on a model's text, MemoryError included, is that sample's result
+            status = "error"
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        answers.write(json.dumps(status).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]), int(sys.argv[2]))

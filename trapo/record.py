@@ -1,0 +1,147 @@
+"""Writes the run folder while training: what `TRAPOTrainer` does, a line at a time."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate.utils import gather_object
+from transformers import TrainerCallback
+
+from .rollout import Row
+from .run import MARKER, RunFolder, environment, write_whole
+
+if TYPE_CHECKING:
+    from .trainer import TRAPOTrainer
+
+
+class RunRecorder(TrainerCallback):
+    """Keeps run.json, metrics.jsonl, evals.jsonl and rollouts.jsonl, and the counts that a resumed run goes on with."""
+
+    def __init__(self, trainer: "TRAPOTrainer"):
+        self.trainer = trainer
+        self.folder = RunFolder(trainer.args.output_dir)
+        self.samples = 0  # drawn from the policy so far, on all ranks
+        self.shown: set[str] = set()  # "prompt id:trace" of every demonstration shown so far, whole or in part
+        self._begun = False
+        self._step_started = 0.0
+        self._step_seconds: list[float] = []
+
+    @property
+    def _main(self) -> bool:
+        return self.trainer.accelerator.is_main_process
+
+    def begin(self, checkpoint: str | None = None) -> None:
+        """Start the run's record, or take it up again from `checkpoint`; a second call changes nothing.
+
+        Raises:
+            FileExistsError: if the folder holds a run and there is no checkpoint to go on from.
+        """
+        if self._begun:
+            return
+        self._begun = True
+        if checkpoint is None:
+            self.folder.check_free()  # on every rank, before the first one writes: all must stop, or none
+        else:
+            state = json.loads((Path(checkpoint) / MARKER).read_text())
+            self.samples, self.shown = state["samples"], set(state["shown"])
+        self.trainer.accelerator.wait_for_everyone()
+        if not self._main:
+            return
+        if checkpoint is None:
+            self.folder.begin(self.describe())
+        else:
+            self.folder.rewind(state["step"])
+
+    def describe(self) -> dict[str, Any]:
+        """The content of run.json."""
+        trainer, args = self.trainer, self.trainer.args
+        return {
+            "method": args.method_settings(),
+            "rewards": trainer.reward_func_names,
+            "config": args.to_dict(),
+            "model": {
+                "name": trainer.model.config.name_or_path,
+                "parameters": sum(p.numel() for p in trainer.model.parameters()),
+            },
+            "data": {"rows": _length(trainer.train_dataset), "fingerprint": _fingerprint(trainer.train_dataset)},
+            "world_size": trainer.accelerator.num_processes,
+            "device": str(trainer.accelerator.device),
+        } | environment()
+
+    def record_rollout(self, rows: list[Row], advantages: list[float]) -> None:
+        """Count a training rollout of this rank, and write a line per sample of all ranks."""
+        shown = [f"{row.group.prompt_id}:{row.plan.trace}" for row in rows if row.plan.length]
+        self.shown.update(gather_object(shown))
+        self.samples += sum(gather_object([sum(row.finish != "demonstration" for row in rows)]))
+        if self.trainer.args.log_rollouts:
+            lines = gather_object([self._line(row, a) for row, a in zip(rows, advantages, strict=True)])
+            if self._main:
+                self.folder.append("rollouts.jsonl", lines)
+
+    def _line(self, row: Row, advantage: float) -> dict[str, Any]:
+        decode = self.trainer._tokenizer.decode
+        return {
+            "step": self.trainer.state.global_step + 1,
+            "prompt_id": row.group.prompt_id,
+            "sample": row.index,
+            "micro_group": row.plan.micro_group,
+            "prefix_ratio": row.plan.ratio,
+            "trace": row.plan.trace,
+            "prefix_tokens": len(row.prefix_ids),
+            "own_tokens": len(row.own_ids),
+            "expert_loss": row.plan.expert,
+            "reward": row.reward,
+            "advantage": advantage,
+            "status": row.status,
+            "finish": row.finish,
+            "seed": row.seed,
+            "prefix": decode(row.prefix_ids),
+            "own": decode(row.own_ids),
+            "prefix_ids": list(row.prefix_ids),
+            "own_ids": list(row.own_ids),
+        }
+
+    def step_figures(self, logs: dict[str, float]) -> dict[str, float]:
+        """The counts so far, and the time of the update: a step's seconds less those of rollout and grading."""
+        figures = {"seen/samples": self.samples, "seen/demonstrations": len(self.shown)}
+        if self._step_seconds:
+            figures["seconds/step"] = sum(self._step_seconds) / len(self._step_seconds)
+            spent = logs.get("seconds/rollout", 0.0) + logs.get("seconds/grading", 0.0)
+            figures["seconds/update"] = figures["seconds/step"] - spent
+            self._step_seconds.clear()
+        return figures
+
+    def mark_checkpoint(self) -> None:
+        """Write the last file of a checkpoint: the counts, and by being there, that it is complete."""
+        if self._main:
+            step = self.trainer.state.global_step
+            state = {"step": step, "samples": self.samples, "shown": sorted(self.shown)}
+            write_whole(self.folder.checkpoints / f"checkpoint-{step}" / MARKER, json.dumps(state))
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Start the step's clock."""
+        self._step_started = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Stop the step's clock, the optimizer's step included."""
+        self._step_seconds.append(time.perf_counter() - self._step_started)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Append a line to metrics.jsonl (training) or evals.jsonl (held-out)."""
+        if not self._main or not logs:
+            return
+        if any(key.endswith("_reward") for key in logs):
+            self.begin()  # an evaluation may come before training
+            self.folder.append("evals.jsonl", [{"step": state.global_step} | logs])
+        elif "loss" in logs:
+            self.folder.append("metrics.jsonl", [{"step": state.global_step} | logs])
+
+
+def _length(dataset) -> int | None:
+    return len(dataset) if hasattr(dataset, "__len__") else None
+
+
+def _fingerprint(dataset) -> str | None:
+    """The hash that `datasets` keeps of a dataset's content and transformations."""
+    return getattr(dataset, "_fingerprint", None)

@@ -1,0 +1,144 @@
+"""The run folder, the interface between training and everything that looks at it.
+
+    run.json        what ran: resolved configuration, method settings (alpha among them), versions, seeds, git, command
+    metrics.jsonl   one line per step
+    evals.jsonl     one line per evaluation of a held-out set
+    rollouts.jsonl  one line per sample
+    checkpoints/    to resume from; one without `trapo.json` was not finished and is ignored
+    final/          the trained model and its tokenizer, in transformers' format
+
+Files are written whole or not at all; JSONL lines are flushed one by one, and a torn last line is dropped on reading.
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("trapo", "torch", "transformers", "trl", "accelerate", "datasets", "math-verify", "numpy")
+LOGS = ("metrics.jsonl", "evals.jsonl", "rollouts.jsonl")
+MARKER = "trapo.json"  # written last into a checkpoint: it is complete
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a crash leaves the old one or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a JSONL file; a torn last line is dropped with a warning, a broken line elsewhere is an error."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                if not line.endswith(b"\n"):
+                    raise ValueError("torn")
+                yield json.loads(line)
+            except ValueError:
+                if file.read(1):
+                    raise ValueError(f"{path}, line {number} is not JSON: {line[:80]!r}") from None
+                warnings.warn(f"{path}: the torn last line {number} was dropped", stacklevel=2)
+
+
+class RunFolder:
+    """One run's folder; see the module's docstring for what lies in it."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def final(self) -> Path:
+        """Where the trained model lies."""
+        return self.path / "final"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints lie, `checkpoint-STEP` each."""
+        return self.path / "checkpoints"
+
+    def has_run(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / "run.json").exists()
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest complete checkpoint."""
+        complete = [p.parent for p in self.checkpoints.glob(f"checkpoint-*/{MARKER}")]
+        return max(complete, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+
+    def check_free(self) -> None:
+        """FileExistsError, with the remedy, if a run was begun here."""
+        if self.has_run():
+            raise FileExistsError(
+                f"{self.path} already holds a run: resume it (trapo train --resume, or "
+                "trainer.train(resume_from_checkpoint=True)), or choose another output_dir"
+            )
+
+    def begin(self, record: dict[str, Any]) -> None:
+        """Create the folder with its run.json."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_whole(self.path / "run.json", json.dumps(record, indent=1, default=str) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop what a killed run wrote after `step`: later lines, and checkpoints later or incomplete."""
+        for name in LOGS:
+            path = self.path / name
+            if path.exists():
+                kept = [json.dumps(r) for r in read_jsonl(path) if r["step"] <= step]
+                write_whole(path, "".join(line + "\n" for line in kept))
+        for checkpoint in self.checkpoints.glob("checkpoint-*"):
+            if int(checkpoint.name.rpartition("-")[2]) > step or not (checkpoint / MARKER).exists():
+                shutil.rmtree(checkpoint)
+
+    def append(self, name: str, records: Iterable[dict[str, Any]]) -> None:
+        """Append records to one of `LOGS`, flushed."""
+        with open(self.path / name, "a", encoding="utf-8") as file:
+            for record in records:
+                file.write(json.dumps(record) + "\n")
+                file.flush()
+
+    def records(self, name: str) -> list[dict[str, Any]]:
+        """All records of one of `LOGS`, [] where the file is not there."""
+        path = self.path / name
+        return list(read_jsonl(path)) if path.exists() else []
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine, git commit and command line, for run.json."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "versions": versions | {"python": platform.python_version()},
+        "platform": platform.platform(),
+        "git": _git(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def _git() -> str | None:
+    """The commit of the code that runs, "+changes" where the tree differs from it; None for an installed package."""
+    here = Path(__file__).resolve().parent
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if not git("ls-files", Path(__file__).name):
+            return None  # some other project's repository, which this package happens to be installed in
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,404 @@
+"""TRAPOTrainer: TRL's GRPOTrainer with expert prefixes in the group and the expert's loss beside GRPO's.
+
+What happens in a step, on top of TRL's:
+
+1. `_rollout` (TRL's `rollout_func`) lets guidance choose each sample's prefix and the engine write the rest; the
+   prefix is kept out of everything TRL computes by `env_mask` = 0.
+2. TRL turns rewards into advantages; `expert_mask` marks the prefix tokens that are to be learned from.
+3. `_compute_loss` takes TRL's policy loss and adds the expert's, from the same forward, over the same denominator.
+"""
+
+import os
+import time
+from collections import defaultdict
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from trl import GRPOTrainer
+from trl.data_utils import is_conversational
+from trl.models import unwrap_model_for_generation
+
+from . import checks
+from .config import TRAPOConfig
+from .engines.torch_engine import TorchEngine
+from .expert import ExpertTokens, expert_loss
+from .grading import STATUSES, Grader
+from .guidance import Trace, no_guidance
+from .record import RunRecorder
+from .rollout import Group, Row, roll_out
+
+
+class TRAPOTrainer(GRPOTrainer):
+    """Trainer for TRAPO and every method made of guidance, an expert weight and a GRPO loss.
+
+    Dataset columns: `prompt` (text or chat messages); `answer` (checked by math-verify, unless `reward_funcs` are
+    given); `expert` (one trace as text, or several; None or [] where there is none); `id` (optional, unique).
+
+    Args:
+        model: a transformers model, or a name or path that TRL loads.
+        reward_funcs: Python callables as in TRL; default: `trapo.Grader`, 1 for a correct boxed answer, else 0.
+        args: the configuration; `TRAPOConfig()` where None.
+        train_dataset, eval_dataset, processing_class, callbacks, optimizers, peft_config: as in TRL. A held-out set is
+            sampled without guidance.
+
+    Raises:
+        ValueError: before any work, for whatever would train something other than what it says.
+    """
+
+    _tag_names = ["trl", "trapo"]  # noqa: RUF012, TRL's convention
+    _name = "TRAPO"
+    _paper = {  # noqa: RUF012
+        "title": "TRAPO: interleaving trust-region SFT and RL within each training instance",
+        "id": "2512.17636",
+    }
+
+    def __init__(
+        self,
+        model,
+        reward_funcs=None,
+        args: TRAPOConfig | None = None,
+        train_dataset=None,
+        eval_dataset=None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks=None,
+        optimizers=(None, None),
+        peft_config=None,
+    ):
+        args = args or TRAPOConfig()
+        checks.check_inputs(args, reward_funcs, train_dataset, processing_class)
+        self.guidance = args.micro_groups()
+        self.grader = None
+        if reward_funcs is None:
+            reward_funcs = self.grader = Grader(args.grader_workers, args.grader_cpu_seconds, args.grader_memory_mb)
+        self._weight = args.expert_weight_function()
+        self._rows: list[Row] = []  # this rank's samples of the rollout that TRL is processing
+        self._inputs: list[dict[str, Any]] = []  # the dataset rows behind them
+        self._forward: tuple[Tensor, Tensor] | None = None
+        self._sums = {mode: defaultdict(lambda: [0.0, 0.0]) for mode in ("train", "eval")}
+        self._mode, self._eval_prefix = "train", "eval"
+        self._blank_line: dict[int, bool] = {}
+        super().__init__(
+            model=model,
+            reward_funcs=reward_funcs,
+            args=args,
+            train_dataset=checks.with_ids(train_dataset),
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            peft_config=peft_config,
+            rollout_func=self._rollout,
+        )
+        checks.check_model(args, self.model, self._tokenizer, self.train_dataset)
+        # TRL's entropy bonus is a mean per micro-batch and would depend on the split; `_compute_loss` has one that is not.
+        self._entropy_bonus_enabled = False
+        self.recorder = RunRecorder(self)
+        self.add_callback(self.recorder)
+
+    # ---------------------------------------------------------------- rollout
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """TRL's hook around generation: adds `expert_mask` and the denominators that count expert tokens."""
+        self._inputs, self._mode = inputs, "train" if self.model.training else "eval"
+        output = super()._generate_and_score_completions(inputs)
+        prefix = output["completion_mask"] * (1 - output["tool_mask"])  # (B, T)
+        trained = torch.tensor([row.plan.expert for row in self._rows], device=prefix.device)
+        if not self.args.trains_expert_tokens:
+            trained = torch.zeros_like(trained)
+        output["expert_mask"] = prefix * trained[:, None]
+        own, expert = output["num_items_in_batch"], self.accelerator.gather(output["expert_mask"].sum()).sum()
+        # Tokens of the whole generation batch on all ranks; TRL rescales the first to one optimizer step.
+        output["num_items_in_batch"] = own + expert
+        output["entropy_items"] = own + expert if self.args.entropy_on_expert else own
+        self._measure_rollout(output)
+        return output
+
+    def _rollout(self, prompts: list, trainer: GRPOTrainer) -> dict[str, list]:
+        """TRL's `rollout_func`: draws all groups of this rank; prompts come repeated, a group's samples in a row."""
+        training = self._mode == "train"
+        size = self.num_generations if training else self.num_generations_eval
+        groups = self._groups(self._inputs[::size])
+        wrapped = unwrap_model_for_generation(
+            self.model_wrapped,
+            self.accelerator,
+            gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+        )
+        with (
+            wrapped as model,
+            torch.no_grad(),
+            self._dist.summon_full_params(self.model_wrapped, recurse=False),
+            self.accelerator.autocast(),
+        ):
+            model.eval()
+            engine = TorchEngine(
+                model,
+                self.eos_token_ids,
+                self._tokenizer.pad_token_id,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                top_k=self.top_k,
+                min_p=self.min_p,
+                slots=self.args.rollout_slots,
+            )
+            rows, seconds = roll_out(
+                groups,
+                self.guidance if training else no_guidance(size),
+                engine,
+                self._grade,
+                seed=self.args.seed,
+                # Held-out samples keep their seeds over training, so that two evaluations differ by the policy only.
+                step=self.state.global_step if training else "eval",
+                max_tokens=self.max_completion_length,
+                schedule=self.args.schedule,
+                bounded=self.grader is not None,
+            )
+            model.train(training)
+        self._rows = [row for group in rows for row in group]
+        self._add("seconds/rollout", seconds.engine)
+        self._add("seconds/grading", seconds.grading)
+        return {
+            "prompt_ids": [list(row.group.prompt_ids) for row in self._rows],
+            "completion_ids": [list(row.completion_ids) for row in self._rows],
+            "logprobs": None,  # samples are the policy's own: the ratio is 1 without them
+            "env_mask": [[0] * len(r.prefix_ids) + [int(r.plan.rl)] * len(r.own_ids) for r in self._rows],
+        }
+
+    def _groups(self, inputs: list[dict[str, Any]]) -> list[Group]:
+        prompt_ids, _, _ = self._tokenize_prompts([row["prompt"] for row in inputs])
+        seen: dict[str, int] = defaultdict(int)
+        groups = []
+        for row, ids in zip(inputs, prompt_ids, strict=True):
+            prompt_id = checks.prompt_id(row)
+            seen[prompt_id] += 1
+            if seen[prompt_id] > 1:  # the same prompt twice in a batch: its samples must not be the same too
+                prompt_id += f"#{seen[prompt_id]}"
+            groups.append(Group(prompt_id, tuple(ids), self._traces(row), row))
+        return groups
+
+    def _traces(self, row: dict[str, Any]) -> list[Trace]:
+        """Expert traces as tokens: text, EOS, and what is beyond max_completion_length cut away."""
+        if self._mode == "eval" or not self.guidance.guides:
+            return []
+        expert = row.get("expert") or []
+        texts = [expert] if isinstance(expert, str) else expert
+        self._add("expert/prompts_without_trace", float(not texts))
+        traces = []
+        for text in texts:
+            ids = [*self._tokenizer(text, add_special_tokens=False)["input_ids"], self._tokenizer.eos_token_id]
+            self._add("expert/cut_share", float(len(ids) > self.max_completion_length))
+            ids = ids[: self.max_completion_length]
+            blank = ()
+            if self.guidance.prefix_end == "blank-line":
+                blank = [i for i, token in enumerate(ids) if self._is_blank_line(token)]
+            traces.append(Trace(tuple(ids), tuple(blank)))
+        return traces
+
+    def _is_blank_line(self, token: int) -> bool:
+        if token not in self._blank_line:
+            self._blank_line[token] = "\n\n" in self._tokenizer.decode([token])
+        return self._blank_line[token]
+
+    # ---------------------------------------------------------------- rewards
+
+    def _grade(self, rows: list[Row]) -> None:
+        """Fill in reward, rewards and status of rows; every rank grades its own, without waiting for others."""
+        texts = self._tokenizer.batch_decode([row.completion_ids for row in rows], skip_special_tokens=True)
+        if self.grader is not None:
+            verdicts = self.grader.grade(texts, [row.group.columns["answer"] for row in rows])
+            for row, verdict in zip(rows, verdicts, strict=True):
+                row.status, row.rewards, row.reward = verdict.status, [verdict.reward], verdict.reward
+                self._add("grade/wall_clock_share", float(verdict.wall))
+            return
+        for row in rows:
+            row.status, row.rewards = "scored", []
+        weights = self.reward_weights.tolist()
+        for name, function in zip(self.reward_func_names, self.reward_funcs, strict=True):
+            values = function(**self._reward_arguments(rows, texts))
+            if len(values) != len(rows):
+                raise ValueError(f"reward function {name!r} returned {len(values)} rewards for {len(rows)} completions")
+            for row, value in zip(rows, values, strict=True):
+                row.rewards.append(float("nan") if value is None else float(value))
+        for row in rows:
+            scored = [w * r for w, r in zip(weights, row.rewards, strict=True) if r == r]
+            row.reward = sum(scored) if scored else 0.0
+
+    def _reward_arguments(self, rows: list[Row], texts: list[str]) -> dict[str, Any]:
+        columns = [row.group.columns for row in rows]
+        if columns and is_conversational({"prompt": columns[0]["prompt"]}):
+            texts = [[{"role": "assistant", "content": text}] for text in texts]
+        keys = [k for k in (columns[0] if columns else {}) if k not in ("prompt", "completion", "completion_ids")]
+        return {
+            "prompts": [c["prompt"] for c in columns],
+            "completions": texts,
+            "completion_ids": [list(row.completion_ids) for row in rows],
+            "trainer_state": self.state,
+            "log_extra": lambda column, values: None,  # rollouts.jsonl has every sample already
+            "log_metric": self._log_metric,
+        } | {k: [c[k] for c in columns] for k in keys}
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> Tensor:
+        """What `_grade` found during the rollout, (rows of all ranks, reward functions)."""
+        rewards = torch.tensor([row.rewards for row in self._rows], dtype=torch.float32, device=self.accelerator.device)
+        if not self.args.demonstrations_in_baseline:
+            # TRL leaves NaN out of the group's mean and gives it no advantage: right for a row without own tokens.
+            rewards[[row.finish == "demonstration" for row in self._rows]] = torch.nan
+        return self.accelerator.gather(rewards)
+
+    # ---------------------------------------------------------------- loss
+
+    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        self._forward = result[:2]
+        return result
+
+    def _compute_loss(self, model, inputs: dict[str, Any]) -> Tensor:
+        """Joint loss of a micro-batch: TRL's policy loss + expert_coef * expert loss - entropy_coef * entropy.
+
+        All three have one denominator for the whole optimizer step, so the gradient does not depend on the split.
+        """
+        expert_mask = inputs["expert_mask"]  # (B, T)
+        own_mask = inputs["completion_mask"] * inputs["tool_mask"]  # (B, T)
+        advantages = inputs["advantages"][:, None]  # (B, 1)
+        if self.loss_type in ("grpo", "sapo"):  # a mean per row: the row's denominator counts its expert tokens too
+            own, trained = own_mask.sum(1), (own_mask + expert_mask).sum(1)
+            inputs = inputs | {"advantages": inputs["advantages"] * own / trained.clamp(min=1)}
+        loss = super()._compute_loss(model, inputs)
+        (logp, entropy), self._forward = self._forward, None
+        accumulation = self.current_gradient_accumulation_steps if self.model.training else 1
+        if self.args.trains_expert_tokens:
+            tokens = ExpertTokens(logp, expert_mask, entropy.detach(), advantages, self._progress())
+            per_token, w = expert_loss(tokens, self._weight)
+            reduced = self._reduce(per_token, own_mask + expert_mask, inputs) / accumulation
+            loss = loss + self.args.expert_coef * reduced
+            self._measure_expert(tokens, w)
+        if self.entropy_coef:
+            mask = own_mask + expert_mask if self.args.entropy_on_expert else own_mask
+            bonus = (entropy * mask).sum() / self._per_window(inputs["entropy_items"])
+            loss = loss - self.entropy_coef * bonus / accumulation
+        return loss
+
+    def _reduce(self, per_token: Tensor, trained_mask: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """(B, T) to a scalar, by the denominator that TRL gives the policy loss of this loss_type."""
+        if self.loss_type == "dr_grpo":
+            return per_token.sum() / (len(per_token) * self.max_completion_length)
+        if self.loss_type in ("grpo", "sapo"):
+            return (per_token.sum(1) / trained_mask.sum(1).clamp(min=1)).mean()
+        if self.loss_type == "luspo":
+            return per_token.sum(1).mean()
+        return per_token.sum() / self._per_window(inputs["num_items_in_batch"])
+
+    def _per_window(self, items: Tensor) -> Tensor:
+        """Tokens of the generation batch on all ranks to tokens per micro-batch and rank, on average."""
+        return items.clamp(min=1) / self.accelerator.num_processes / self.args.steps_per_generation
+
+    def _progress(self) -> float:
+        return self.state.global_step / max(self.state.max_steps, 1)
+
+    # ---------------------------------------------------------------- evaluation
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"):
+        """As in transformers; `{prefix}_reward` and `{prefix}_truncated` of every held-out set are in the result."""
+        self._eval_prefix = metric_key_prefix
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Sample and grade a held-out batch. No loss: GRPO's is zero by construction on fresh samples."""
+        self._prepare_inputs(inputs)
+        return torch.zeros((), device=self.accelerator.device), None, None
+
+    # ---------------------------------------------------------------- metrics
+
+    def _add(self, name: str, value: float, count: float = 1.0) -> None:
+        """Add to a metric's numerator and denominator; `log` sums both over steps and ranks and divides."""
+        sums = self._sums[self._mode][name]
+        sums[0] += value
+        sums[1] += count
+
+    def _add_total(self, name: str, value: float) -> None:
+        """Add to a metric that is a total over ranks, per rollout."""
+        self._add(name, value, 1 / self.accelerator.num_processes)
+
+    def _measure_rollout(self, output: dict[str, Any]) -> None:
+        training = self._mode == "train"
+        for row in self._rows:
+            kind = "/guided" if row.plan.length else "/plain"
+            self._add("reward" + (kind if training else ""), row.reward)
+            if row.finish != "demonstration":
+                self._add("truncated", float(row.finish == "length"))
+                self._add("length/own", len(row.own_ids))
+            for status in STATUSES if self.grader is not None else ():
+                self._add(f"grade/{status}", float(row.status == status))
+        self._add_total("tokens/rollout", sum(len(row.own_ids) for row in self._rows))
+        if not training:
+            return
+        size = self.guidance.group_size
+        for i, ratio in enumerate(self.guidance.ratios):
+            if ratio:
+                first = self.guidance.members(i).start
+                guided = [row.plan.ratio > 0 for row in self._rows[first::size]]
+                self._add(f"guided/micro_group_{i}", sum(guided), len(guided))
+        self._add_total("tokens/expert", output["expert_mask"].sum().item())
+        self._add_total("tokens/update", (output["completion_mask"].sum() + output["prompt_mask"].sum()).item())
+        self.recorder.record_rollout(self._rows, output["advantages"].tolist())
+
+    def _measure_expert(self, tokens: ExpertTokens, w: Tensor) -> None:
+        mask = tokens.mask.bool()
+        p, count = tokens.logp.detach().exp()[mask], int(mask.sum())
+        self._add("expert/p", p.sum().item(), count)
+        self._add("expert/weight", w.sum().item(), count)
+        if self.args.expert_weight == "trsft":
+            self._add("expert/outside_trust_region", (p < self.args.alpha).sum().item(), count)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As in TRL, with this trainer's metrics reduced over ranks and added."""
+        training = self.model.training
+        sums = self._sums["train" if training else "eval"]
+        # Ranks may have met different metrics; all must reduce the same ones, in the same order.
+        names = sorted(set(gather_object(list(sums))))
+        if names:
+            local = torch.tensor([sums[name] for name in names], dtype=torch.float32, device=self.accelerator.device)
+            for name, (value, count) in zip(names, self.accelerator.reduce(local, "sum").tolist(), strict=True):
+                if count:
+                    logs[name if training else f"{self._eval_prefix}_{name}"] = value / count
+            sums.clear()
+            if training:
+                logs |= self.recorder.step_figures(logs)
+        super().log(logs, start_time)
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+        """As in TRL, and a NaN or infinite loss stops the run instead of ruining the weights."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            last = self.recorder.folder.last_checkpoint()
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}: lower the learning rate or the "
+                f"expert_coef, and resume from {last or 'the start (no checkpoint was saved yet)'}"
+            )
+        return loss
+
+    # ---------------------------------------------------------------- run folder
+
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        """As in transformers; True resumes from the newest complete checkpoint of the run folder."""
+        if resume_from_checkpoint is True:
+            last = self.recorder.folder.last_checkpoint()
+            if last is None:
+                raise ValueError(f"no complete checkpoint in {self.recorder.folder.checkpoints}: start without resuming")
+            resume_from_checkpoint = str(last)
+        self.recorder.begin(resume_from_checkpoint)
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            if self.grader is not None:
+                self.grader.close()
+
+    def _get_output_dir(self, trial=None) -> str:
+        return os.fspath(self.recorder.folder.checkpoints)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        super()._save_checkpoint(model, trial)
+        self.recorder.mark_checkpoint()
