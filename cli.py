@@ -1,13 +1,98 @@
 """The commands of `trapo`: parse, call one function, print the path of what was made."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Which mix of imitation and RL really works?")
 
+PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-@app.callback()
-def main() -> None:
-    """Train, and see what was learned."""
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Bad input ends with one line and exit code 2, not with a traceback."""
+    try:
+        yield
+    except (ValueError, FileExistsError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command(context_settings=PASS_THROUGH)
+def train(
+    context: typer.Context,
+    recipe: Annotated[str, typer.Option(help="Method: a name that `trapo recipes` lists, or a YAML file.")] = "trapo",
+    model: Annotated[str, typer.Option(help="'world', a folder, a hub id, or a .gguf file.")] = "world",
+    data: Annotated[str, typer.Option(help="'world', a .jsonl or .parquet file, or a hub id.")] = "world",
+    eval_data: Annotated[str | None, typer.Option(help="Held-out rows for --data, in any of its forms.")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/RECIPE-TIME.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of config fields; flags win over it.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the plan, and stop.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output_dir.")] = False,
+    list_fields: Annotated[bool, typer.Option("--fields", help="List every config field, and stop.")] = False,
+) -> None:
+    """Train. Every field of TRAPOConfig is a flag too: --alpha 0.1 --max_steps 30 (- or _).
+
+    Without arguments: TRAPO on the built-in world, on whatever device is there.
+    """
+    with one_line_errors():
+        from trapo import launch
+
+        if list_fields:
+            typer.echo(launch.describe_fields())
+            return
+        folder = output_dir or Path("runs") / f"{Path(recipe).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+        if resume and output_dir is None:
+            raise ValueError("--resume needs --output_dir, the folder of the run to go on with")
+        layers = [world_settings(recipe)] if model == "world" else []
+        flags = [*context.args, "--output_dir", str(folder)]
+        settings = launch.resolve_config(recipe, layers, config, flags)
+        job = make_job(recipe, model, data, eval_data)
+        if dry_run:
+            launch.print_plan(job, settings, launch.Console())
+        else:
+            launch.train(job, settings, resume=resume)
+
+
+@app.command()
+def recipes() -> None:
+    """List the methods that come with trapo."""
+    from trapo.recipe import recipe_names, summary
+
+    for name in recipe_names():
+        typer.echo(f"{name:18} {summary(name)}")
+
+
+def world_settings(recipe: str) -> dict:
+    """The built-in world's training defaults: small batches, its tuned learning rates."""
+    from trapo_toy import world
+
+    return world.settings(recipe)
+
+
+def make_job(recipe: str, model: str, data: str, eval_data: str | None):
+    """The names on the command line as things: this is where `world` means the rooms of toy/."""
+    from trapo import launch
+
+    if model != "world" and data == "world":
+        raise ValueError(f"--model {model} needs --data: the built-in world is made for its own base model")
+    model_path = model
+    if "world" in (model, data):
+        from datasets import Dataset
+        from trapo_toy import world
+
+        model_path = str(world.BASE) if model == "world" else model
+        if data == "world":
+            train_rows, held_out = world.training_data()
+            held_out = {name: Dataset.from_list(rows) for name, rows in held_out.items()}
+            return launch.Job(recipe, model, data, model_path, Dataset.from_list(train_rows), held_out)
+    return launch.file_job(recipe, model, data, model_path, eval_data)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    """Bytes, one token each, with <pad> 256 and <eos> 257."""
+    """Bytes, one token each, with <eos> 256 and <pad> 257."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -40,8 +40,8 @@ def make_model():
                 "num_key_value_heads": 2,
                 "max_position_embeddings": 256,
                 "bos_token_id": None,
-                "eos_token_id": 257,
-                "pad_token_id": 256,
+                "eos_token_id": 256,
+                "pad_token_id": 257,
                 "initializer_range": 0.2,
             }
             | changes

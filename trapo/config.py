@@ -100,12 +100,15 @@ class TRAPOConfig(GRPOConfig):
         default=False, metadata={"help": "TRL's correction; costs a forward pass. Samples here come from the policy."}
     )
     logging_steps: float = field(default=1, metadata={"help": "metrics.jsonl has a line per this many steps."})
-    report_to: Any = field(default="none", metadata={"help": "Trackers, as in TRL; the run folder is always written."})
+    report_to: None | str | list[str] = field(
+        default="none", metadata={"help": "Trackers, as in TRL; the run folder is always written."}
+    )
 
     def __post_init__(self):
         if self.bf16 is None and not self.fp16:
             # TRL's default is bf16 everywhere; without a GPU that computes it well this costs both speed and exactness.
             self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        self.dataloader_pin_memory &= torch.cuda.is_available()
         self.micro_groups()  # its errors come first: they name our own fields
         if self.num_generations is None:
             self.num_generations = self.micro_groups().group_size

@@ -23,6 +23,7 @@ class RunRecorder(TrainerCallback):
         self.folder = RunFolder(trainer.args.output_dir)
         self.samples = 0  # drawn from the policy so far, on all ranks
         self.shown: set[str] = set()  # "prompt id:trace" of every demonstration shown so far, whole or in part
+        self.job: dict[str, Any] = {}  # names of recipe, model and data, where a command started this
         self._begun = False
         self._step_started = 0.0
         self._step_seconds: list[float] = []
@@ -56,15 +57,14 @@ class RunRecorder(TrainerCallback):
     def describe(self) -> dict[str, Any]:
         """The content of run.json."""
         trainer, args = self.trainer, self.trainer.args
-        return {
+        return self.job | {
             "method": args.method_settings(),
             "rewards": trainer.reward_func_names,
             "config": args.to_dict(),
-            "model": {
-                "name": trainer.model.config.name_or_path,
-                "parameters": sum(p.numel() for p in trainer.model.parameters()),
-            },
-            "data": {"rows": _length(trainer.train_dataset), "fingerprint": _fingerprint(trainer.train_dataset)},
+            "model_path": trainer.model.config.name_or_path,
+            "parameters": sum(p.numel() for p in trainer.model.parameters()),
+            "rows": _length(trainer.train_dataset),
+            "rows_fingerprint": _fingerprint(trainer.train_dataset),
             "world_size": trainer.accelerator.num_processes,
             "device": str(trainer.accelerator.device),
         } | environment()
@@ -128,12 +128,16 @@ class RunRecorder(TrainerCallback):
         self._step_seconds.append(time.perf_counter() - self._step_started)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """Append a line to metrics.jsonl (training) or evals.jsonl (held-out)."""
+        """Append a line to metrics.jsonl (training) or evals.jsonl (a held-out set, its name in `set`)."""
+        prefix = self.trainer.eval_prefix
         if not self._main or not logs:
             return
-        if any(key.endswith("_reward") for key in logs):
+        if f"{prefix}_reward" in logs:
             self.begin()  # an evaluation may come before training
-            self.folder.append("evals.jsonl", [{"step": state.global_step} | logs])
+            figures = {k.removeprefix(f"{prefix}_"): v for k, v in logs.items() if k.startswith(f"{prefix}_")}
+            figures.pop("loss", None)  # a constant 0, see prediction_step
+            name = prefix.removeprefix("eval").strip("_") or "eval"
+            self.folder.append("evals.jsonl", [{"step": state.global_step, "set": name} | figures])
         elif "loss" in logs:
             self.folder.append("metrics.jsonl", [{"step": state.global_step} | logs])
 

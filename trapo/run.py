@@ -89,6 +89,12 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_whole(self.path / "run.json", json.dumps(record, indent=1, default=str) + "\n")
 
+    def clear(self) -> None:
+        """Remove what a run that died before its first checkpoint left."""
+        for path in [self.path / name for name in ("run.json", *LOGS)]:
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
     def rewind(self, step: int) -> None:
         """Drop what a killed run wrote after `step`: later lines, and checkpoints later or incomplete."""
         for name in LOGS:

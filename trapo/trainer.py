@@ -9,7 +9,7 @@ What happens in a step, on top of TRL's:
 """
 
 import os
-import time
+import warnings
 from collections import defaultdict
 from typing import Any
 
@@ -78,20 +78,23 @@ class TRAPOTrainer(GRPOTrainer):
         self._inputs: list[dict[str, Any]] = []  # the dataset rows behind them
         self._forward: tuple[Tensor, Tensor] | None = None
         self._sums = {mode: defaultdict(lambda: [0.0, 0.0]) for mode in ("train", "eval")}
-        self._mode, self._eval_prefix = "train", "eval"
+        self._mode, self.eval_prefix = "train", "eval"  # the prefix names the held-out set being sampled
         self._blank_line: dict[int, bool] = {}
-        super().__init__(
-            model=model,
-            reward_funcs=reward_funcs,
-            args=args,
-            train_dataset=checks.with_ids(train_dataset),
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            peft_config=peft_config,
-            rollout_func=self._rollout,
-        )
+        with warnings.catch_warnings():
+            # TRL calls rollout_func experimental; trl is pinned to the minor version that this was read and tested with.
+            warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
+            super().__init__(
+                model=model,
+                reward_funcs=reward_funcs,
+                args=args,
+                train_dataset=checks.with_ids(train_dataset),
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                peft_config=peft_config,
+                rollout_func=self._rollout,
+            )
         checks.check_model(args, self.model, self._tokenizer, self.train_dataset)
         # TRL's entropy bonus is a mean per micro-batch and would depend on the split; `_compute_loss` has one that is not.
         self._entropy_bonus_enabled = False
@@ -302,7 +305,7 @@ class TRAPOTrainer(GRPOTrainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"):
         """As in transformers; `{prefix}_reward` and `{prefix}_truncated` of every held-out set are in the result."""
-        self._eval_prefix = metric_key_prefix
+        self.eval_prefix = metric_key_prefix
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -363,7 +366,9 @@ class TRAPOTrainer(GRPOTrainer):
             local = torch.tensor([sums[name] for name in names], dtype=torch.float32, device=self.accelerator.device)
             for name, (value, count) in zip(names, self.accelerator.reduce(local, "sum").tolist(), strict=True):
                 if count:
-                    logs[name if training else f"{self._eval_prefix}_{name}"] = value / count
+                    logs[name if training else f"{self.eval_prefix}_{name}"] = value / count
+                if name == "reward":  # held-out: the number of samples behind the accuracy
+                    logs[f"{self.eval_prefix}_samples"] = round(count)
             sums.clear()
             if training:
                 logs |= self.recorder.step_figures(logs)

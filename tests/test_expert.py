@@ -1,0 +1,86 @@
+import math
+
+import pytest
+import torch
+
+from trapo.config import TRAPOConfig
+from trapo.expert import WEIGHTS, ExpertTokens, expert_loss, make_weight, weight_parameters
+
+P = torch.tensor([[0.5, 0.1, 0.05, 0.01]])  # two inside or on the trust region of alpha = .1, two outside
+
+
+def tokens(p=P, mask=None, **kwargs):
+    return ExpertTokens(p.log(), torch.ones_like(p) if mask is None else mask, **kwargs)
+
+
+# w worked out by hand for p = .5, .1, .05, .01
+HAND = {
+    "sft": [1, 1, 1, 1],
+    "trsft": [1, 1, 0.5, 0.1],  # min(1, p / .1)
+    "dft": [0.5, 0.1, 0.05, 0.01],
+    # .1 p / (p + .1)^2 * A with A = 2: .05/.36 = 5/36, .01/.04 = 1/4, .005/.0225 = 2/9, .001/.0121 = 10/121
+    "luffy": [10 / 36, 0.5, 4 / 9, 20 / 121],
+    "chord": [0.25, 0.09, 0.0475, 0.0099],
+    "none": [0, 0, 0, 0],
+}
+
+
+@pytest.mark.parametrize("name", sorted(WEIGHTS))
+def test_weights_by_hand(name):
+    weight = make_weight(name, TRAPOConfig(output_dir="unused", alpha=0.1, gamma=0.1, use_cpu=True))
+    w = weight(tokens(advantage=torch.tensor([[2.0]])))
+    torch.testing.assert_close(w, torch.tensor([HAND[name]], dtype=torch.float32), rtol=1e-5, atol=1e-7)
+
+
+def test_every_weight_is_worked_out_by_hand():
+    assert set(HAND) == set(WEIGHTS)
+
+
+def test_loss_by_hand():
+    # -(1 * ln .5) - (.5 * ln .05), the other two masked out
+    loss, w = expert_loss(tokens(mask=torch.tensor([[1, 0, 1, 0]])), make_weight("trsft", TRAPOConfig(use_cpu=True)))
+    assert loss.sum().item() == pytest.approx(math.log(2) + 0.5 * math.log(20), rel=1e-6)
+    torch.testing.assert_close(w, torch.tensor([[1, 0, 0.5, 0]]))
+
+
+# The potentials f with f'(p) = w(p) / p: differentiating them is a second way to each gradient.
+POTENTIALS = {
+    "sft": lambda p: p.log(),
+    "trsft": lambda p: torch.where(p >= 0.1, p.log(), p / 0.1 + math.log(0.1) - 1),
+    "dft": lambda p: p,
+    "luffy": lambda p: 2 * p / (p + 0.1),
+    "chord": lambda p: p - p**2 / 2,
+    "none": lambda p: 0 * p,
+}
+
+
+@pytest.mark.parametrize("name", sorted(WEIGHTS))
+def test_gradient_is_that_of_the_methods_objective(name):
+    torch.manual_seed(0)
+    logits = torch.randn(3, 5, 11, dtype=torch.float64).mul_(3).requires_grad_()
+    target = torch.randint(11, (3, 5, 1))
+    logp = logits.log_softmax(-1).gather(-1, target)[..., 0]
+    weight = make_weight(name, TRAPOConfig(use_cpu=True))
+    loss, _ = expert_loss(ExpertTokens(logp, torch.ones(3, 5), advantage=torch.full((3, 1), 2.0)), weight)
+    (ours,) = torch.autograd.grad(loss.sum(), logits)
+    p = logits.softmax(-1).gather(-1, target)[..., 0]
+    (theirs,) = torch.autograd.grad(-POTENTIALS[name](p).sum(), logits)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_padding_with_minus_infinity_reaches_neither_loss_nor_gradient():
+    logp = torch.tensor([[-1.0, -torch.inf]], requires_grad=True)
+    loss, _ = expert_loss(ExpertTokens(logp, torch.tensor([[1, 0]])), WEIGHTS["sft"])
+    loss.sum().backward()
+    assert loss.tolist() == [[1.0, 0.0]]
+    assert logp.grad.tolist() == [[-1.0, 0.0]]
+
+
+def test_luffy_asks_for_the_advantage():
+    with pytest.raises(ValueError, match="advantage"):
+        make_weight("luffy", TRAPOConfig(use_cpu=True))(tokens())
+
+
+def test_unknown_weight_is_named():
+    with pytest.raises(ValueError, match="'sfft' is unknown; choose one of sft, trsft"):
+        weight_parameters("sfft")

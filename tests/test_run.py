@@ -1,0 +1,65 @@
+import json
+
+import pytest
+
+from trapo.run import RunFolder, read_jsonl, write_whole
+
+
+def test_torn_last_line_is_dropped_with_a_warning(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a": 3')
+    with pytest.warns(UserWarning, match="torn last line 3"):
+        assert list(read_jsonl(path)) == [{"a": 1}, {"a": 2}]
+    path.write_text('{"a": 1}\n{"a": 2}')  # JSON, but who knows whether the number went on
+    with pytest.warns(UserWarning, match="torn last line 2"):
+        assert list(read_jsonl(path)) == [{"a": 1}]
+
+
+def test_a_broken_line_elsewhere_is_an_error(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": 1}\nbroken\n{"a": 3}\n')
+    with pytest.raises(ValueError, match="line 2 is not JSON"):
+        list(read_jsonl(path))
+
+
+def test_rewind_drops_what_came_after_the_checkpoint(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.begin({"config": {}})
+    folder.append("metrics.jsonl", [{"step": s} for s in (1, 2, 3, 4)])
+    folder.append("rollouts.jsonl", [{"step": s, "sample": i} for s in (1, 2, 3) for i in (0, 1)])
+    for step, complete in ((1, True), (2, True), (3, True), (4, False)):
+        (folder.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
+        if complete:
+            write_whole(folder.checkpoints / f"checkpoint-{step}" / "trapo.json", "{}")
+    assert folder.last_checkpoint().name == "checkpoint-3"  # 4 is not complete
+    with open(folder.path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 5, "lo')
+    with pytest.warns(UserWarning):
+        folder.rewind(2)
+    assert folder.records("metrics.jsonl") == [{"step": 1}, {"step": 2}]
+    assert [(r["step"], r["sample"]) for r in folder.records("rollouts.jsonl")] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert sorted(p.name for p in folder.checkpoints.iterdir()) == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_newest_checkpoint_by_number_not_by_name(tmp_path):
+    folder = RunFolder(tmp_path)
+    for step in (9, 10):
+        (folder.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
+        write_whole(folder.checkpoints / f"checkpoint-{step}" / "trapo.json", "{}")
+    assert folder.last_checkpoint().name == "checkpoint-10"
+
+
+def test_a_folder_with_a_run_is_refused(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.check_free()
+    folder.begin({"a": 1})
+    with pytest.raises(FileExistsError, match="already holds a run: resume it"):
+        folder.check_free()
+    folder.clear()
+    folder.check_free()
+
+
+def test_whole_writes_leave_no_other_file(tmp_path):
+    write_whole(tmp_path / "a.json", json.dumps({"x": 1}))
+    write_whole(tmp_path / "a.json", json.dumps({"x": 2}))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"] and json.loads((tmp_path / "a.json").read_text()) == {"x": 2}
