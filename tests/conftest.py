@@ -8,9 +8,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
+ROWS = [
+    {"id": f"p{i}", "prompt": f"{i}+{i}=", "answer": str(2 * i), "expert": [f"so \n\n it is \\boxed{{{2 * i}}}"]}
+    for i in range(16)
+]
 
-@pytest.fixture(scope="session")
-def tokenizer():
+
+def new_tokenizer():
     """Bytes, one token each, with <eos> 256 and <pad> 257."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -19,42 +23,44 @@ def tokenizer():
     bpe = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", eos_token="<eos>")
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>", pad_token="<pad>")
 
 
-@pytest.fixture
-def make_model():
-    """A function that makes the same tiny Qwen2 again and again."""
+def new_model(seed: int = 0, **changes):
+    """The same tiny Qwen2 again and again."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    def make(seed: int = 0, **changes):
-        torch.manual_seed(seed)
-        config = Qwen2Config(
-            **{
-                "vocab_size": 258,
-                "hidden_size": 32,
-                "intermediate_size": 64,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "max_position_embeddings": 256,
-                "bos_token_id": None,
-                "eos_token_id": 256,
-                "pad_token_id": 257,
-                "initializer_range": 0.2,
-            }
-            | changes
-        )
-        return Qwen2ForCausalLM(config).eval()
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        **{
+            "vocab_size": 258,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 256,
+            "bos_token_id": None,
+            "eos_token_id": 256,
+            "pad_token_id": 257,
+            "initializer_range": 0.2,
+        }
+        | changes
+    )
+    return Qwen2ForCausalLM(config).eval()
 
-    return make
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return new_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def make_model():
+    return new_model
 
 
 @pytest.fixture(scope="session")
 def rows():
-    """Prompts with an expert trace each; the answers are digits, which a random byte model sometimes hits."""
-    return [
-        {"id": f"p{i}", "prompt": f"{i}+{i}=", "answer": str(2 * i), "expert": [f"so \n\n it is \\boxed{{{2 * i}}}"]}
-        for i in range(16)
-    ]
+    return ROWS
