@@ -1,6 +1,5 @@
 """The commands of `trapo`: parse, call one function, print the path of what was made."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -33,7 +32,9 @@ def train(
     eval_data: Annotated[str | None, typer.Option(help="Held-out rows for --data, in any of its forms.")] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/RECIPE-TIME.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of config fields; flags win over it.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the plan, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved config and the plan, and stop.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output_dir.")] = False,
     list_fields: Annotated[bool, typer.Option("--fields", help="List every config field, and stop.")] = False,
 ) -> None:
@@ -85,6 +86,7 @@ def make_job(recipe: str, model: str, data: str, eval_data: str | None):
     model_path = model
     if "world" in (model, data):
         from datasets import Dataset
+
         from trapo_toy import world
 
         model_path = str(world.BASE) if model == "world" else model

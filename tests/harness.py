@@ -78,7 +78,9 @@ def expected_change(model, samples, prompts, loss_type, w, max_length=24, entrop
         expert, mine = logp[: len(prefix)], logp[len(prefix) :]
         expert_sum = -(w(expert.detach().exp()) * expert).sum() if s["expert_loss"] else expert.sum() * 0
         trained = len(own) + len(prefix) * s["expert_loss"]
-        entropies = entropy[len(prefix) :].sum() + (entropy[: len(prefix)].sum() if entropy_on_expert * s["expert_loss"] else 0)
+        entropies = entropy[len(prefix) :].sum() + (
+            entropy[: len(prefix)].sum() if entropy_on_expert * s["expert_loss"] else 0
+        )
         rows.append((-s["advantage"] * mine.sum(), expert_sum, len(own), trained, entropies))
     own, expert, own_n, trained_n, entropies = zip(*rows, strict=True)
     if loss_type == "dr_grpo":
@@ -108,7 +110,13 @@ if __name__ == "__main__":
     changes = {}
     for kind in SPLIT_INVARIANT_LOSSES:
         changes[kind] = one_step(
-            out / f"two-{kind}", conftest.new_model(), conftest.new_tokenizer(), conftest.ROWS, kind, batch=8, entropy_coef=0.01
+            out / f"two-{kind}",
+            conftest.new_model(),
+            conftest.new_tokenizer(),
+            conftest.ROWS,
+            kind,
+            batch=8,
+            entropy_coef=0.01,
         )
     if os.environ["RANK"] == "0":
         torch.save(changes, out / "two.pt")

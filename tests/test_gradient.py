@@ -50,10 +50,10 @@ def test_entropy_over_expert_tokens_too(tmp_path, make_model, tokenizer, rows):
 
 @pytest.mark.parametrize(("batch", "accumulation"), [(1, 16), (4, 4), (2, 8)])
 @pytest.mark.parametrize("loss_type", SPLIT_INVARIANT_LOSSES)
-def test_any_split_has_the_same_gradient(loss_type, batch, accumulation, reference, tmp_path, make_model, tokenizer, rows):
-    change = one_step(
-        tmp_path, make_model(), tokenizer, rows, loss_type, batch, accumulation, entropy_coef=0.01
-    )
+def test_any_split_has_the_same_gradient(
+    loss_type, batch, accumulation, reference, tmp_path, make_model, tokenizer, rows
+):
+    change = one_step(tmp_path, make_model(), tokenizer, rows, loss_type, batch, accumulation, entropy_coef=0.01)
     assert rollouts(tmp_path)[0]["own_ids"] == rollouts(reference[loss_type][1])[0]["own_ids"]
     assert distance(change, reference[loss_type][0]) < 2e-5
 

@@ -60,7 +60,12 @@ def test_plan_by_hand():
     assert [p.micro_group for p in plans] == [0, 0, 0, 0, 1, 1, 2, 3]
     assert [p.length for p in plans] == [0, 0, 0, 0, 4, 4, 10, 20]  # 1/4 < .5; 3/6 < .7; 3/7 < .9
     assert [p.ratio for p in plans] == [0, 0, 0, 0, 0.2, 0.2, 0.5, 1.0]
-    assert [p.expert for p in plans] == [False] * 4 + [True, False, True, True]  # the twin's prefix is not trained again
+    assert [p.expert for p in plans] == [False] * 4 + [
+        True,
+        False,
+        True,
+        True,
+    ]  # the twin's prefix is not trained again
     assert PRESETS["paper"].plan([1] * 4 + [None] * 4, [TRACE])[4].length == 0
     assert PRESETS["paper"].plan([None] * 8, [TRACE])[4:] == [None] * 4
 

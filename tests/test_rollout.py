@@ -29,7 +29,8 @@ def grade(rows):
 
 def roll(schedule, engine, n=30, **kwargs):
     groups = [
-        Group(f"p{i}", (1, i), [] if i % 7 == 6 else [Trace(tuple(range(i, i + 11)))], {"prompt": "x"}) for i in range(n)
+        Group(f"p{i}", (1, i), [] if i % 7 == 6 else [Trace(tuple(range(i, i + 11)))], {"prompt": "x"})
+        for i in range(n)
     ]
     arguments = {"seed": 1, "step": 5, "max_tokens": 16} | kwargs
     return roll_out(groups, PRESETS["paper"], engine, grade, schedule=schedule, **arguments)[0]

@@ -62,4 +62,6 @@ def test_a_folder_with_a_run_is_refused(tmp_path):
 def test_whole_writes_leave_no_other_file(tmp_path):
     write_whole(tmp_path / "a.json", json.dumps({"x": 1}))
     write_whole(tmp_path / "a.json", json.dumps({"x": 2}))
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"] and json.loads((tmp_path / "a.json").read_text()) == {"x": 2}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"] and json.loads((tmp_path / "a.json").read_text()) == {
+        "x": 2
+    }

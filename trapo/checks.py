@@ -69,9 +69,7 @@ def check_inputs(args: TRAPOConfig, reward_funcs, train_dataset, processing_clas
             )
 
 
-def check_model(
-    args: TRAPOConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train_dataset
-) -> None:
+def check_model(args: TRAPOConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train_dataset) -> None:
     """The model against the engine, and the lengths against the model's context.
 
     Raises:
@@ -88,8 +86,8 @@ def check_model(
     length = max(prompt_length(prompts[i], tokenizer) for i in longest)
     if length + args.max_completion_length > context:
         raise ValueError(
-            f"the longest prompt has {length} tokens and max_completion_length is {args.max_completion_length}: together "
-            f"more than the model's context of {context}. Set max_completion_length to at most {context - length}, or "
+            f"the longest prompt has {length} tokens and max_completion_length is {args.max_completion_length}, "
+            f"together more than the model's context of {context}. Set max_completion_length to at most {context - length}, or "
             "drop the longest prompts"
         )
 

@@ -31,7 +31,8 @@ class TRAPOConfig(GRPOConfig):
         metadata={"help": "Preset of micro-groups: 'paper', 'reference' (the authors' script) or 'none' (plain GRPO)."},
     )
     micro_group_sizes: list[int] | None = field(
-        default=None, metadata={"help": "Samples per micro-group; they add up to num_generations. Default: the preset's."}
+        default=None,
+        metadata={"help": "Samples per micro-group; they add up to num_generations. Default: the preset's."},
     )
     prefix_ratios: list[float] | None = field(
         default=None, metadata={"help": "Share of the expert's trace shown to each micro-group when it is guided."}
@@ -100,7 +101,7 @@ class TRAPOConfig(GRPOConfig):
         default=False, metadata={"help": "TRL's correction; costs a forward pass. Samples here come from the policy."}
     )
     logging_steps: float = field(default=1, metadata={"help": "metrics.jsonl has a line per this many steps."})
-    report_to: None | str | list[str] = field(
+    report_to: str | list[str] | None = field(
         default="none", metadata={"help": "Trackers, as in TRL; the run folder is always written."}
     )
 
@@ -183,7 +184,9 @@ class TRAPOConfig(GRPOConfig):
                 f"is split (by 24-43% where it was measured); choose one of {', '.join(SPLIT_INVARIANT_LOSSES)}"
             )
         if self.loss_type not in SPLIT_INVARIANT_LOSSES:
-            raise ValueError(f"loss_type {self.loss_type!r} is unknown; choose one of {', '.join(SPLIT_INVARIANT_LOSSES)}")
+            raise ValueError(
+                f"loss_type {self.loss_type!r} is unknown; choose one of {', '.join(SPLIT_INVARIANT_LOSSES)}"
+            )
         if self.max_completion_length is None or self.max_completion_length < 1:
             raise ValueError(
                 f"max_completion_length is {self.max_completion_length}: set the most tokens that expert prefix and "
@@ -195,7 +198,7 @@ class TRAPOConfig(GRPOConfig):
             "use_vllm": "the samples need one seed each and expert prefixes: leave it off, the embedded engine is used",
             "use_transformers_continuous_batching": "it casts the live model to bf16 for good: leave it off",
             "use_adaptive_entropy": "its bonus is a mean per micro-batch: use a fixed entropy_coef",
-            "generation_kwargs": "it would change the sampling distribution behind the loss: use temperature, top_p ...",
+            "generation_kwargs": "it would change the sampling distribution behind the loss: use temperature, top_p",
             "use_liger_kernel": "TRL 1.16 deprecates it and computes log-probabilities in chunks already: leave it off",
         }
         for name, why in refused.items():
@@ -237,7 +240,9 @@ class TRAPOConfig(GRPOConfig):
     def _check_saves(self) -> None:
         if self.save_strategy == "steps":
             if self.save_steps < 1:
-                raise ValueError(f"save_steps={self.save_steps} is a share of the training: give it as a number of steps")
+                raise ValueError(
+                    f"save_steps={self.save_steps} is a share of the training: give it as a number of steps"
+                )
             every = self.steps_per_generation * self.num_iterations
             if self.save_steps * self.gradient_accumulation_steps % every:
                 raise ValueError(

@@ -6,6 +6,7 @@ it is doing, and the parent starts another. So a verdict depends on the CPU time
 wall clock in the parent is only the back-stop, and its use is flagged.
 """
 
+import contextlib
 import json
 import re
 import select
@@ -86,7 +87,12 @@ class Grader:
     def __init__(self, workers: int = 2, cpu_seconds: float = 5.0, memory_mb: int = 2048, wall_seconds: float = 120.0):
         if workers < 1 or cpu_seconds <= 0 or memory_mb <= 0 or wall_seconds <= 0:
             raise ValueError(f"grader needs positive limits: {workers=}, {cpu_seconds=}, {memory_mb=}, {wall_seconds=}")
-        self.workers, self.cpu_seconds, self.memory_mb, self.wall_seconds = workers, cpu_seconds, memory_mb, wall_seconds
+        self.workers, self.cpu_seconds, self.memory_mb, self.wall_seconds = (
+            workers,
+            cpu_seconds,
+            memory_mb,
+            wall_seconds,
+        )
         self._pool: list[_Worker] = []
 
     def grade(self, texts: Sequence[str], golds: Sequence[Any]) -> list[Verdict]:
@@ -139,20 +145,26 @@ class _Worker:
 
     def _start(self) -> None:
         # Not multiprocessing: a spawned child would import the user's __main__, and with it torch.
-        command = [sys.executable, "-m", "trapo.grading_worker", str(self.limits.cpu_seconds), str(self.limits.memory_mb)]
+        command = [
+            sys.executable,
+            "-m",
+            "trapo.grading_worker",
+            str(self.limits.cpu_seconds),
+            str(self.limits.memory_mb),
+        ]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
         )
         # Imports take seconds and must not count against an answer.
         if not self.process.stdout.readline():
-            raise RuntimeError(f"the grading worker did not start: {' '.join(command)} exited with {self.process.wait()}")
+            raise RuntimeError(
+                f"the grading worker did not start: {' '.join(command)} exited with {self.process.wait()}"
+            )
 
     def send(self, task: int, answer: str, gold: str) -> None:
         self.task, self.deadline = task, time.monotonic() + self.limits.wall_seconds
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it died between two tasks: the next receive() sees that
             self.process.stdin.write(json.dumps([answer, gold]).encode() + b"\n")
-        except BrokenPipeError:  # it died between two tasks: the next receive() sees that
-            pass
 
     def receive(self) -> tuple[int, Verdict]:
         """The verdict of a worker that has answered, has died, or is past its deadline."""

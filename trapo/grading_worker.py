@@ -16,12 +16,17 @@ def equivalent(answer: str, gold: str) -> bool:
     return verify(*parsed, timeout_seconds=None, raise_on_error=True)
 
 
-def limit_memory(megabytes: int) -> None:
-    """Let the address space grow by `megabytes` from here; past it, allocations fail."""
+def address_space() -> int:
+    """The address space of this process, in bytes (Linux)."""
     with open("/proc/self/statm") as statm:
-        used = int(statm.read().split()[0]) * resource.getpagesize()
-    limit = used + megabytes * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        return int(statm.read().split()[0]) * resource.getpagesize()
+
+
+def limit_memory(megabytes: int) -> int:
+    """Let the address space grow by `megabytes` from here, and no further; returns the size at which half is used."""
+    used = address_space()
+    resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * 2**20,) * 2)
+    return used + megabytes * 2**19
 
 
 def main(cpu_seconds: float, memory_mb: int) -> None:
@@ -29,8 +34,7 @@ def main(cpu_seconds: float, memory_mb: int) -> None:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever a library prints must not be read as a status
     equivalent("1", "\\frac{1}{2}")  # load and warm everything before the clock runs
-    if sys.platform == "linux":
-        limit_memory(memory_mb)
+    half_used = limit_memory(memory_mb) if sys.platform == "linux" else None
     # The default action kills the process even inside C code, which a Python handler would never interrupt.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -42,6 +46,8 @@ def main(cpu_seconds: float, memory_mb: int) -> None:
             status = "correct" if equivalent(answer, gold) else "wrong"
         except Exception:  # a parser's failure on a model's text, MemoryError included, is that sample's result
             status = "error"
+            if half_used is not None and address_space() > half_used:
+                os._exit(1)  # what is lost to this answer would fail the next one: let the parent start afresh
         signal.setitimer(signal.ITIMER_PROF, 0)
         answers.write(json.dumps(status).encode() + b"\n")
 

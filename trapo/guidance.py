@@ -1,4 +1,4 @@
-"""Guidance: which samples of a prompt's group are shown which part of an expert's trace (TRAPO, section "micro-groups").
+"""Guidance: which samples of a prompt's group are shown which part of an expert's trace (TRAPO's micro-groups).
 
 A group of G samples is split, in order, into micro-groups. Micro-group i is shown the first `ratios[i]` of a trace iff
 the rewards of all the prompt's earlier samples are too low for `thresholds[i]`; otherwise its samples are plain. A
@@ -74,7 +74,9 @@ class MicroGroups:
         n = len(self.sizes)
         for name in ("ratios", "thresholds") + (("traces",) if self.traces else ()):
             if len(getattr(self, name)) != n:
-                raise ValueError(f"{name} {getattr(self, name)} needs one value per micro-group: sizes are {self.sizes}")
+                raise ValueError(
+                    f"{name} {getattr(self, name)} needs one value per micro-group: sizes are {self.sizes}"
+                )
         if not n or any(size < 1 for size in self.sizes):
             raise ValueError(f"micro-group sizes {self.sizes} must be positive")
         if self.ratios[0] != 0:

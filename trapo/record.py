@@ -57,17 +57,21 @@ class RunRecorder(TrainerCallback):
     def describe(self) -> dict[str, Any]:
         """The content of run.json."""
         trainer, args = self.trainer, self.trainer.args
-        return self.job | {
-            "method": args.method_settings(),
-            "rewards": trainer.reward_func_names,
-            "config": args.to_dict(),
-            "model_path": trainer.model.config.name_or_path,
-            "parameters": sum(p.numel() for p in trainer.model.parameters()),
-            "rows": _length(trainer.train_dataset),
-            "rows_fingerprint": _fingerprint(trainer.train_dataset),
-            "world_size": trainer.accelerator.num_processes,
-            "device": str(trainer.accelerator.device),
-        } | environment()
+        return (
+            self.job
+            | {
+                "method": args.method_settings(),
+                "rewards": trainer.reward_func_names,
+                "config": args.to_dict(),
+                "model_path": trainer.model.config.name_or_path,
+                "parameters": sum(p.numel() for p in trainer.model.parameters()),
+                "rows": _length(trainer.train_dataset),
+                "rows_fingerprint": _fingerprint(trainer.train_dataset),
+                "world_size": trainer.accelerator.num_processes,
+                "device": str(trainer.accelerator.device),
+            }
+            | environment()
+        )
 
     def record_rollout(self, rows: list[Row], advantages: list[float]) -> None:
         """Count a training rollout of this rank, and write a line per sample of all ranks."""

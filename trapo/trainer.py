@@ -81,7 +81,7 @@ class TRAPOTrainer(GRPOTrainer):
         self._mode, self.eval_prefix = "train", "eval"  # the prefix names the held-out set being sampled
         self._blank_line: dict[int, bool] = {}
         with warnings.catch_warnings():
-            # TRL calls rollout_func experimental; trl is pinned to the minor version that this was read and tested with.
+            # TRL calls rollout_func experimental; trl is pinned to the minor version that this was tested with.
             warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
             super().__init__(
                 model=model,
@@ -96,7 +96,7 @@ class TRAPOTrainer(GRPOTrainer):
                 rollout_func=self._rollout,
             )
         checks.check_model(args, self.model, self._tokenizer, self.train_dataset)
-        # TRL's entropy bonus is a mean per micro-batch and would depend on the split; `_compute_loss` has one that is not.
+        # TRL's entropy bonus is a mean per micro-batch, so it depends on the split; `_compute_loss` has another.
         self._entropy_bonus_enabled = False
         self.recorder = RunRecorder(self)
         self.add_callback(self.recorder)
@@ -392,7 +392,9 @@ class TRAPOTrainer(GRPOTrainer):
         if resume_from_checkpoint is True:
             last = self.recorder.folder.last_checkpoint()
             if last is None:
-                raise ValueError(f"no complete checkpoint in {self.recorder.folder.checkpoints}: start without resuming")
+                raise ValueError(
+                    f"no complete checkpoint in {self.recorder.folder.checkpoints}: start without resuming"
+                )
             resume_from_checkpoint = str(last)
         self.recorder.begin(resume_from_checkpoint)
         try:

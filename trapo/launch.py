@@ -1,0 +1,237 @@
+"""From a command line to a finished run folder: configuration in layers, the plan, training, the summary."""
+
+import argparse
+import difflib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import torch
+from datasets import Dataset
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from trl import TrlParser
+
+from .config import TRAPOConfig
+from .data import load_rows
+from .progress import ProgressLine
+from .recipe import load_recipe, load_yaml
+from .run import RunFolder
+from .trainer import TRAPOTrainer
+
+# What a resumed run may change: where and how it runs and is reported, not what is computed.
+FREE_ON_RESUME = {"output_dir", "resume_from_checkpoint", "report_to", "run_name", "logging_dir", "disable_tqdm"}
+
+
+@dataclass
+class Job:
+    """What to train on: names for the record, and the loaded things.
+
+    Attributes:
+        recipe, model, data: as the user named them.
+        model_path: where transformers finds the model; a .gguf file is converted on loading.
+        train: training rows.
+        held_out: name -> rows; the first is the main one.
+    """
+
+    recipe: str
+    model: str
+    data: str
+    model_path: str
+    train: Dataset
+    held_out: dict[str, Dataset] = field(default_factory=dict)
+
+
+class _Parser(TrlParser):
+    """TRL's parser with errors of one line."""
+
+    def error(self, message: str):
+        raise ValueError(message)
+
+
+def resolve_config(recipe: str, layers: Sequence[dict[str, Any]], config: Path | None, flags: list[str]) -> TRAPOConfig:
+    """One configuration from, weakest first: defaults, recipe, `layers`, a YAML file, flags.
+
+    Raises:
+        ValueError: for an unknown field or a bad value, in one line.
+    """
+    values = load_recipe(recipe)
+    for layer in layers:
+        values |= layer
+    if config is not None:
+        if not config.is_file():
+            raise ValueError(f"config file {config} is not there")
+        values |= load_yaml(config.read_text(encoding="utf-8"), f"config file {config}")
+    known = {f.name for f in fields(TRAPOConfig)}
+    for name in values:
+        if name not in known:
+            raise ValueError(f"unknown field {name!r}{_suggestion(name, known)}")
+    parser = _Parser(TRAPOConfig, allow_abbrev=False)
+    parser.set_defaults_with_config(**values)
+    try:
+        *parsed, rest = parser.parse_args_and_config(flags, return_remaining_strings=True)
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from None
+    if rest:
+        name = rest[0].lstrip("-").replace("-", "_")
+        raise ValueError(f"unknown option {rest[0]!r}{_suggestion(name, known)}")
+    return parsed[0]
+
+
+def _suggestion(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f": did you mean {close[0]!r}?" if close else ": see `trapo train --fields`"
+
+
+def describe_fields() -> str:
+    """Every field of the configuration with its default and its help, a line each."""
+    lines = []
+    for f in sorted(fields(TRAPOConfig), key=lambda f: f.name):
+        text = " ".join(str(f.metadata.get("help", "")).replace("%%", "%").split())
+        lines.append(f"--{f.name}  [{f.default!r}]  {text}")
+    return "\n".join(lines)
+
+
+def load_model(path: str, trust_remote_code: bool = False):
+    """Model (float32) and tokenizer from a folder, a hub id, or a .gguf file."""
+    extra = {"trust_remote_code": trust_remote_code}
+    if path.endswith(".gguf"):
+        if not Path(path).is_file():
+            raise ValueError(f"model file {path} is not there")
+        path, extra["gguf_file"] = os.path.split(os.path.abspath(path))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **extra)
+        return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **extra), tokenizer
+    except OSError as error:
+        raise ValueError(f"model {path} cannot be loaded: {' '.join(str(error).split())}") from error
+
+
+def plan(job: Job, config: TRAPOConfig) -> dict[str, Any]:
+    """What a run will do, before it does it: rows, steps, bounds on tokens."""
+    groups = config.generation_batch_size // config.num_generations
+    generations_per_epoch = len(job.train) // groups
+    per_generation = config.steps_per_generation * config.num_iterations / config.gradient_accumulation_steps
+    steps = config.max_steps
+    if steps <= 0:
+        steps = int(config.num_train_epochs * generations_per_epoch * per_generation)
+    rollouts = -(-steps // per_generation) if per_generation else 0
+    samples = int(rollouts * config.generation_batch_size)
+    return {
+        "recipe": job.recipe,
+        "model": job.model,
+        "data": job.data,
+        "training rows": len(job.train),
+        "held-out rows": {name: len(rows) for name, rows in job.held_out.items()},
+        "steps": steps,
+        "prompts per step": groups / per_generation,
+        "samples": samples,
+        "epochs": round(rollouts / generations_per_epoch, 3) if generations_per_epoch else None,
+        "rollout tokens, at most": samples * config.max_completion_length,
+    }
+
+
+def print_plan(job: Job, config: TRAPOConfig, console: Console) -> None:
+    """The plan and every field that differs from its default."""
+    table = Table(title="Plan", show_header=False)
+    for name, value in (plan(job, config) | config.method_settings()).items():
+        table.add_row(name, str(value))
+    console.print(table)
+    table = Table("field", "value", title="Resolved configuration")
+    for name, value in sorted(config.to_dict().items()):
+        table.add_row(name, str(value))
+    console.print(table)
+
+
+def train(job: Job, config: TRAPOConfig, *, resume: bool = False, console: Console | None = None) -> RunFolder:
+    """Train, evaluate before and after, save `final/`, print the summary.
+
+    Raises:
+        ValueError, FileExistsError: before any work, in one line with the remedy.
+    """
+    console = console or Console()
+    folder = RunFolder(config.output_dir)
+    checkpoint = _resume_point(folder, config) if resume else folder.check_free()
+    model, tokenizer = load_model(job.model_path, config.trust_remote_code)
+    held_out = job.held_out or None
+    trainer = TRAPOTrainer(
+        model, args=config, train_dataset=job.train, eval_dataset=held_out, processing_class=tokenizer
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.recorder.job = {"recipe": job.recipe, "model": job.model, "data": job.data}
+    trainer.recorder.begin(checkpoint)
+    trainer.add_callback(ProgressLine(trainer, console))
+    if trainer.accelerator.is_main_process:
+        settings = config.method_settings()
+        console.print(f"[bold]{job.recipe}[/] (alpha {settings['alpha']}) on {job.model}, {job.data}: {folder.path}")
+    if held_out and not folder.records("evals.jsonl"):
+        trainer.evaluate()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if held_out and folder.records("evals.jsonl")[-1]["step"] < trainer.state.global_step:
+        trainer.evaluate()
+    trainer.save_model(folder.final)
+    if trainer.accelerator.is_main_process:
+        print_summary(folder, console)
+    return folder
+
+
+def _resume_point(folder: RunFolder, config: TRAPOConfig) -> str | None:
+    """The checkpoint to go on from; None, with the folder cleared, if the run died before the first one."""
+    if not folder.has_run():
+        raise ValueError(f"{folder.path} holds no run to resume: start it without --resume, or name its --output_dir")
+    if folder.final.exists():
+        raise ValueError(f"{folder.path} is finished: look at {folder.final}, or start a new run in another output_dir")
+    before = json.loads((folder.path / "run.json").read_text())["config"]
+    now = json.loads(json.dumps(config.to_dict(), default=str))
+    changed = [k for k in sorted(before | now) if k not in FREE_ON_RESUME and before.get(k) != now.get(k)]
+    if changed:
+        differences = ", ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed)
+        raise ValueError(f"{folder.path} was begun with another configuration: {differences}")
+    checkpoint = folder.last_checkpoint()
+    if checkpoint is None:
+        folder.clear()
+    return str(checkpoint) if checkpoint else None
+
+
+def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval for a proportion (Wilson 1927): never empty, also at 0 of n."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    p, scale = successes / n, 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / scale
+    half = z / scale * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def print_summary(folder: RunFolder, console: Console) -> None:
+    """Held-out accuracy before and after with 95% intervals, time, and where everything lies."""
+    evals = folder.records("evals.jsonl")
+    if evals:
+        table = Table("held-out set", "samples", "before", "after", title="Accuracy (95% Wilson interval)")
+        for name in dict.fromkeys(record["set"] for record in evals):
+            records = [record for record in evals if record["set"] == name]
+            cells = []
+            for record in (records[0], records[-1]):
+                low, high = wilson(record["reward"] * record["samples"], record["samples"])
+                cells.append(f"{record['reward']:.3f} ({low:.3f} to {high:.3f})")
+            table.add_row(name, str(records[-1]["samples"]), *cells)
+        console.print(table)
+    steps = folder.records("metrics.jsonl")
+    if steps:
+        parts = ("rollout", "grading", "update")
+        mean = {p: sum(s.get(f"seconds/{p}", 0.0) for s in steps) / len(steps) for p in ("step", *parts)}
+        shares = ", ".join(f"{p} {mean[p] / max(mean['step'], 1e-9):.0%}" for p in parts)
+        console.print(
+            f"{steps[-1]['step']} steps of {mean['step']:.2f} s ({shares}); {steps[-1]['seen/samples']} samples and "
+            f"{steps[-1]['seen/demonstrations']} demonstrations seen"
+        )
+    console.print(f"[bold]Run folder:[/] {folder.path}  (metrics.jsonl, rollouts.jsonl; the model: {folder.final})")
+
+
+def file_job(recipe: str, model: str, data: str, model_path: str, eval_data: str | None) -> Job:
+    """A job on the user's own data."""
+    held_out = {"held_out": load_rows(eval_data)} if eval_data else {}
+    return Job(recipe, model, data, model_path, load_rows(data), held_out)

@@ -1,0 +1,58 @@
+"""Recipes: a method is data, one YAML file in `trapo/recipes/` of `TRAPOConfig` fields; `extends:` names a parent."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def recipe_names() -> list[str]:
+    """The names of the recipes that come with trapo."""
+    return sorted(p.name.removesuffix(".yaml") for p in _folder().iterdir() if p.name.endswith(".yaml"))
+
+
+def summary(name: str) -> str:
+    """The first line of a recipe's header: what it is."""
+    return _text(name).splitlines()[0].lstrip("# ")
+
+
+def load_recipe(name: str) -> dict[str, Any]:
+    """The fields a recipe sets, its parents' included.
+
+    Args:
+        name: one of `recipe_names()`, or the path of a YAML file.
+
+    Raises:
+        ValueError: for an unknown name, or a file that is no mapping.
+    """
+    return load_yaml(_text(name), f"recipe {name}")
+
+
+def load_yaml(text: str, source: str) -> dict[str, Any]:
+    """A YAML mapping of fields, with `extends: RECIPE` resolved; ValueError if it is none, naming `source`."""
+    try:
+        fields = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{source} is a {type(fields).__name__}: it must be a mapping of fields")
+    parent = fields.pop("extends", None)
+    return (load_recipe(parent) if parent else {}) | fields
+
+
+def _folder():
+    return resources.files("trapo.recipes")
+
+
+def _text(name: str) -> str:
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise ValueError(
+                f"recipe file {name} is not there: give a YAML file, or one of {', '.join(recipe_names())}"
+            )
+        return path.read_text(encoding="utf-8")
+    if name not in recipe_names():
+        raise ValueError(f"recipe {name!r} is unknown: choose one of {', '.join(recipe_names())}, or give a YAML file")
+    return (_folder() / f"{name}.yaml").read_text(encoding="utf-8")
