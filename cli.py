@@ -8,7 +8,12 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Which mix of imitation and RL really works?")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Which mix of imitation and RL really works?",
+)
 
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -29,11 +34,15 @@ def train(
     recipe: Annotated[str, typer.Option(help="Method: a name that `trapo recipes` lists, or a YAML file.")] = "trapo",
     model: Annotated[str, typer.Option(help="'world', a folder, a hub id, or a .gguf file.")] = "world",
     data: Annotated[str, typer.Option(help="'world', a .jsonl or .parquet file, or a hub id.")] = "world",
-    eval_data: Annotated[str | None, typer.Option(help="Held-out rows for --data, in any of its forms.")] = None,
-    output_dir: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/RECIPE-TIME.")] = None,
+    eval_data: Annotated[
+        str | None, typer.Option("--eval-data", "--eval_data", help="Held-out rows for --data, in any of its forms.")
+    ] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option("--output-dir", "--output_dir", help="Run folder. Default: runs/RECIPE-TIME.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of config fields; flags win over it.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved config and the plan, and stop.")
+        bool, typer.Option("--dry-run", "--dry_run", help="Print the resolved config and the plan, and stop.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output_dir.")] = False,
     list_fields: Annotated[bool, typer.Option("--fields", help="List every config field, and stop.")] = False,

@@ -87,8 +87,8 @@ def check_model(args: TRAPOConfig, model: PreTrainedModel, tokenizer: PreTrained
     if length + args.max_completion_length > context:
         raise ValueError(
             f"the longest prompt has {length} tokens and max_completion_length is {args.max_completion_length}, "
-            f"together more than the model's context of {context}. Set max_completion_length to at most {context - length}, or "
-            "drop the longest prompts"
+            f"together more than the model's context of {context}. Set max_completion_length to at most "
+            f"{context - length}, or drop the longest prompts"
         )
 
 

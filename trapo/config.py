@@ -101,7 +101,7 @@ class TRAPOConfig(GRPOConfig):
         default=False, metadata={"help": "TRL's correction; costs a forward pass. Samples here come from the policy."}
     )
     logging_steps: float = field(default=1, metadata={"help": "metrics.jsonl has a line per this many steps."})
-    report_to: str | list[str] | None = field(
+    report_to: None | str | list[str] = field(  # noqa: RUF036, TRL's parser reads the order
         default="none", metadata={"help": "Trackers, as in TRL; the run folder is always written."}
     )
 

@@ -14,7 +14,8 @@ import torch
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, ProgressCallback
+from transformers.utils import logging as transformers_logging
 from trl import TrlParser
 
 from .config import TRAPOConfig
@@ -60,7 +61,7 @@ def resolve_config(recipe: str, layers: Sequence[dict[str, Any]], config: Path |
     Raises:
         ValueError: for an unknown field or a bad value, in one line.
     """
-    values = load_recipe(recipe)
+    values = {"disable_tqdm": True} | load_recipe(recipe)  # the command has a progress line of its own
     for layer in layers:
         values |= layer
     if config is not None:
@@ -154,6 +155,7 @@ def train(job: Job, config: TRAPOConfig, *, resume: bool = False, console: Conso
         ValueError, FileExistsError: before any work, in one line with the remedy.
     """
     console = console or Console()
+    transformers_logging.disable_progress_bar()
     folder = RunFolder(config.output_dir)
     checkpoint = _resume_point(folder, config) if resume else folder.check_free()
     model, tokenizer = load_model(job.model_path, config.trust_remote_code)
@@ -162,6 +164,7 @@ def train(job: Job, config: TRAPOConfig, *, resume: bool = False, console: Conso
         model, args=config, train_dataset=job.train, eval_dataset=held_out, processing_class=tokenizer
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
     trainer.recorder.job = {"recipe": job.recipe, "model": job.model, "data": job.data}
     trainer.recorder.begin(checkpoint)
     trainer.add_callback(ProgressLine(trainer, console))
@@ -226,9 +229,13 @@ def print_summary(folder: RunFolder, console: Console) -> None:
         shares = ", ".join(f"{p} {mean[p] / max(mean['step'], 1e-9):.0%}" for p in parts)
         console.print(
             f"{steps[-1]['step']} steps of {mean['step']:.2f} s ({shares}); {steps[-1]['seen/samples']} samples and "
-            f"{steps[-1]['seen/demonstrations']} demonstrations seen"
+            f"{steps[-1]['seen/demonstrations']} demonstrations seen",
+            soft_wrap=True,
         )
-    console.print(f"[bold]Run folder:[/] {folder.path}  (metrics.jsonl, rollouts.jsonl; the model: {folder.final})")
+    console.print(
+        f"[bold]Run folder:[/] {folder.path}  (metrics.jsonl, rollouts.jsonl; the model: {folder.final})",
+        soft_wrap=True,
+    )
 
 
 def file_job(recipe: str, model: str, data: str, model_path: str, eval_data: str | None) -> Job:

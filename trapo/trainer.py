@@ -69,6 +69,9 @@ class TRAPOTrainer(GRPOTrainer):
     ):
         args = args or TRAPOConfig()
         checks.check_inputs(args, reward_funcs, train_dataset, processing_class)
+        loaded = processing_class is not None and not isinstance(model, str)
+        if loaded:  # before TRL creates the output folder
+            checks.check_model(args, model, processing_class, train_dataset)
         self.guidance = args.micro_groups()
         self.grader = None
         if reward_funcs is None:
@@ -95,7 +98,8 @@ class TRAPOTrainer(GRPOTrainer):
                 peft_config=peft_config,
                 rollout_func=self._rollout,
             )
-        checks.check_model(args, self.model, self._tokenizer, self.train_dataset)
+        if not loaded:
+            checks.check_model(args, self.model, self._tokenizer, self.train_dataset)
         # TRL's entropy bonus is a mean per micro-batch, so it depends on the split; `_compute_loss` has another.
         self._entropy_bonus_enabled = False
         self.recorder = RunRecorder(self)
