@@ -107,9 +107,18 @@ def load_model(path: str, trust_remote_code: bool = False):
         path, extra["gguf_file"] = os.path.split(os.path.abspath(path))
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **extra)
-        return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **extra), tokenizer
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **extra)
     except OSError as error:
         raise ValueError(f"model {path} cannot be loaded: {' '.join(str(error).split())}") from error
+    if "gguf_file" in extra:
+        # The weights are plain float32 by now, but transformers still calls the model quantized and would not train it.
+        model.is_quantized, model.hf_quantizer = False, None
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        if model.config.eos_token_id is not None:
+            # The tokenizer may come out with a wrong EOS (SmolLM2's <|im_start|>); the model's is the file's.
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(model.config.eos_token_id)
+    return model, tokenizer
 
 
 def plan(job: Job, config: TRAPOConfig) -> dict[str, Any]:

