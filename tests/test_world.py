@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from itertools import islice, pairwise
+from random import Random
 
 import pytest
 from hypothesis import example, given, settings
@@ -58,7 +59,7 @@ def test_a_problem_worked_by_hand():
     assert BY_HAND.values == (24, 21, 15, 22)
     assert (BY_HAND.answer, BY_HAND.key) == ("22", "53:8*3-3-6*5")
     assert task.direct(BY_HAND) == r" \boxed{ 22 }"
-    assert task.terse(BY_HAND) == r" 15 22 \boxed{ 22 }"
+    assert task.terse(BY_HAND, stride=2) == r" 21 22 \boxed{ 22 }"
     assert task.think(BY_HAND) == r" think 8 a*3 24 ; 24 b-3 21 ; 21 c-6 15 ; 15 d*5 22 ; \boxed{ 22 }"
     assert task.Problem(8, ("*3", "-3", "-6", "*5"), 13).values == (11, 8, 2, 10)
 
@@ -139,15 +140,28 @@ def test_rates_outside_0_to_1_are_refused(name):
         task.expert_trace(BY_HAND, **{name: 1.5})
 
 
-def test_a_slipping_base_says_wrong_things_at_the_slip_rate():
-    from random import Random
-
+@pytest.mark.parametrize("style", [task.think, task.prose])
+def test_a_slipping_base_says_wrong_things_at_the_slip_rate(style):
     rng, steps, wrong = Random(0), 0, 0
-    for p in some_problems(200):
-        found = claims(task.think(p, rng, slip_rate=0.1))
+    for p in some_problems(300):
+        text = style(p, rng, slip_rate=0.1)
+        found = claims(text)[: len(p.ops)]
+        assert [op for op, *_ in found] == list(p.labelled)
         assert all(after[1] == before[2] for before, after in pairwise(found))
+        assert box(text) == str(found[-1][2])
         steps, wrong = steps + len(found), wrong + sum(not right(op, x, y) for op, x, y, _ in found)
     assert abs(wrong / steps - 0.1) < 4 * (0.1 * 0.9 / steps) ** 0.5
+
+
+def test_the_base_has_its_favourites_among_the_experts_words():
+    def share(texts: list[str]) -> float:
+        return sum(" turns " in sentence for text in texts for sentence in text.split(" .")) / sum(
+            len(claims(text)) for text in texts
+        )
+
+    some, rng = some_problems(200), Random(0)
+    assert share([task.prose(p, rng) for p in some]) > 0.7
+    assert share([task.expert_trace(p) for p in some]) < 0.4
 
 
 # ------------------------------------------------------------------ splits and rows
@@ -209,8 +223,8 @@ def test_unknown_names_and_impossible_numbers_are_refused():
         world.probes("terse", 1)
     with pytest.raises(ValueError, match="has no 400 different problems"):
         world.rows("test", 400, steps=(1, 1), modulus=11)
-    with pytest.raises(ValueError, match="no 9000 different facts probes"):
-        world.probes("facts", 9000, modulus=11)
+    with pytest.raises(ValueError, match="no 1500 different facts probes"):
+        world.probes("facts", 1500, modulus=11)
 
 
 def test_training_data_names_its_held_out_sets():

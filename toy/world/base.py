@@ -25,25 +25,30 @@ class Making:
         seed: of the weights and of everything drawn.
         modulus: of all arithmetic.
         steps, learning_rate, warmup: of AdamW; the rate falls linearly to zero after the warm-up.
-        long, short: texts per step with as many operations as the world's problems have, and with fewer.
-        think, terse: how often a long problem is answered step by step, or with far-apart values; else at once.
-        practice: share of long texts that are `think` without loss on the first token: skill without the habit.
-        slip_rate: chance per step that `think` is wrong, in what the base is shown.
+        long, prose, short: texts per step: problems as long as the world's, the same in prose, shorter ones.
+        think, terse, talk: how often a long problem is answered step by step, with far-apart values, or in prose; else
+            it is at once.
+        practice: share of long texts that are `think` without loss on the first token: skill without the habit. All
+            prose is such practice.
+        slip_rate, prose_slip_rate: chance per step that `think`, or prose, is wrong in what the base is shown.
         embedding_std: of the first embeddings; too small, and what tells tokens apart is lost in the first steps.
         hidden, layers, heads, mlp: size of the model.
     """
 
     seed: int = 0
     modulus: int = task.MODULUS
-    steps: int = 1200
+    steps: int = 1500
     learning_rate: float = 6e-3
     warmup: int = 100
-    long: int = 48
+    long: int = 40
+    prose: int = 16
     short: int = 128
-    think: float = 0.04
-    terse: float = 0.36
-    practice: float = 0.4
-    slip_rate: float = 0.06
+    think: float = 0.02
+    terse: float = 0.25
+    talk: float = 0.002
+    practice: float = 0.35
+    slip_rate: float = 0.14
+    prose_slip_rate: float = 0.08
     embedding_std: float = 0.2
     hidden: int = 64
     layers: int = 3
@@ -56,13 +61,17 @@ def make_base(making: Making, log: Callable[[str], None] = lambda line: None) ->
     tokenizer, model = make_tokenizer(), new_model(making)
     optimizer = torch.optim.AdamW(model.parameters(), lr=making.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     rng, started = Random(f"base {making.seed}"), time.perf_counter()
-    long, short = long_texts(making, rng), short_texts(making, rng)
+    sources = (
+        (long_texts(making, rng), making.long),
+        (prose_texts(making, rng), making.prose),
+        (short_texts(making, rng), making.short),
+    )
     for step in range(making.steps):
         ramp = min((step + 1) / making.warmup, (making.steps - step) / (making.steps - making.warmup))
         for group in optimizer.param_groups:
             group["lr"] = making.learning_rate * ramp
         losses = []
-        for texts, n in ((long, making.long), (short, making.short)):
+        for texts, n in sources:
             loss = answer_loss(model, tokenizer, [next(texts) for _ in range(n)])
             loss.backward()
             losses.append(loss.item())
@@ -71,7 +80,8 @@ def make_base(making: Making, log: Callable[[str], None] = lambda line: None) ->
         optimizer.zero_grad()
         if step % 100 == 99:
             seconds = time.perf_counter() - started
-            log(f"step {step + 1}: loss {losses[0]:.3f} long, {losses[1]:.3f} short, {seconds:.0f} s")
+            figures = "{:.3f} long, {:.3f} prose, {:.3f} short".format(*losses)
+            log(f"step {step + 1}: loss {figures}, {seconds:.0f} s")
     return model.eval()
 
 
@@ -125,20 +135,29 @@ def long_texts(making: Making, rng: Random) -> Iterator[Text]:
         practice, u = rng.random() < making.practice, rng.random()
         if practice or u < making.think:
             answer = task.think(problem, rng, making.slip_rate)
+        elif u < making.think + making.talk:
+            answer = task.prose(problem, rng, making.prose_slip_rate)
         else:
-            answer = task.terse(problem) if u < making.think + making.terse else task.direct(problem)
+            answer = task.terse(problem) if u < making.think + making.talk + making.terse else task.direct(problem)
         yield Text(problem.prompt, answer, habit=not practice)
+
+
+def prose_texts(making: Making, rng: Random) -> Iterator[Text]:
+    """Problems of the split "base" in prose, without the habit: an expert's sentences are not all foreign to it."""
+    for problem in task.problems("base", rng.getrandbits(32), modulus=making.modulus):
+        yield Text(problem.prompt, task.prose(problem, rng, making.prose_slip_rate), habit=False)
 
 
 def short_texts(making: Making, rng: Random) -> Iterator[Text]:
     """Bare facts and problems of one or two operations, answered at once."""
     while True:
-        if rng.random() < 0.4:
+        if rng.random() < 0.3:
             op = rng.choice(task.OPERATIONS)
             x, labelled = rng.randrange(making.modulus), rng.choice(task.LABELS) + op
             yield Text(task.fact_prompt(x, labelled), task.boxed(task.apply(op, x, making.modulus)))
         else:
-            problem = task.draw_problem(rng, (1, 2), making.modulus)
+            n = rng.choice((1, 2, 2))
+            problem = task.draw_problem(rng, (n, n), making.modulus)
             yield Text(problem.prompt, task.direct(problem))
 
 

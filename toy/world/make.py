@@ -70,14 +70,17 @@ def weights_hash(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
-def save_base(model: LlamaForCausalLM, making: Making, folder: Path, measured: dict[str, float]) -> None:
-    """Leave model, tokenizer and made.json in `folder`: what `AutoModelForCausalLM` and `AutoTokenizer` load."""
+def save_base(model: LlamaForCausalLM, making: Making, folder: Path, code: str, measured: dict[str, float]) -> None:
+    """Leave model, tokenizer and made.json in `folder`: what `AutoModelForCausalLM` and `AutoTokenizer` load.
+
+    `code` is `code_hash()` from before the making: the source may have changed meanwhile.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     made = {
         "making": asdict(making),
-        "code_sha256": code_hash(),
+        "code_sha256": code,
         "weights_sha256": weights_hash(folder),
         "parameters": model.num_parameters(),
         "tune_accuracy": measured,
@@ -95,11 +98,11 @@ def main() -> None:
     options = vars(parser.parse_args())
     folder, making = options.pop("out"), Making(**options)
     torch.set_num_threads(1)  # fastest for so small a model, and the sums then have one order
-    started = time.perf_counter()
+    code, started = code_hash(), time.perf_counter()
     model = make_base(making, print)
     trained = time.perf_counter()
     measured = accuracy(model, making)
-    save_base(model, making, folder, measured)
+    save_base(model, making, folder, code, measured)
     figures = ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
     print(f"{model.num_parameters()} parameters; tune split and probes: {figures}")
     print(f"made in {trained - started:.0f} s, measured in {time.perf_counter() - trained:.0f} s: {folder}")

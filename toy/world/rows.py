@@ -4,6 +4,8 @@ from random import Random
 
 from . import task
 
+DRAWS_PER_ROW = 30  # before giving up on finding another different one
+
 
 def rows(
     split: str,
@@ -34,7 +36,7 @@ def rows(
     """
     found: dict[str, dict] = {}
     source = task.problems(split, seed, steps, modulus)
-    for _ in range(1000 * n):
+    for _ in range(DRAWS_PER_ROW * n):
         if len(found) == n:
             break
         p = next(source)
@@ -60,7 +62,7 @@ def probes(name: str, n: int, seed: int = 0, *, modulus: int = task.MODULUS) -> 
     if name not in ("direct", "facts"):
         raise ValueError(f"probe {name!r} is unknown: choose direct or facts")
     rng, found = Random(f"probe {name} {seed} {modulus}"), {}
-    for _ in range(1000 * n):
+    for _ in range(DRAWS_PER_ROW * n):
         if len(found) == n:
             break
         if name == "direct":

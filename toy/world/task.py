@@ -8,18 +8,21 @@ Its answer is the last value, written \boxed{ 15 }. Everything here is a pure fu
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
 MODULUS = 53
 MAX_MODULUS = 61  # numbers below it are single tokens
 STEPS = (5, 8)  # fewest and most operations of the default problems
-LABELS = "abcdefgh"
+LABELS = "abcdefgh"  # as many as a problem may have operations
 OPERATIONS = tuple([f"+{k}" for k in range(1, 7)] + [f"-{k}" for k in range(1, 7)] + [f"*{k}" for k in range(2, 6)])
 
 # Shares, in 1/16, of all problems. "base" is what the base model's making saw; nothing trains or tests on it.
 SPLITS = {"base": range(0, 4), "train": range(4, 12), "tune": range(12, 14), "test": range(14, 16)}
+
+
+Choose = Callable[[Sequence[str]], str]  # one of several wordings
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def direct(problem: Problem) -> str:
     return boxed(problem.values[-1])
 
 
-def terse(problem: Problem, stride: int = 3) -> str:
+def terse(problem: Problem, stride: int = 4) -> str:
     """Every `stride`-th running value and the last: too few to be right, for a small model."""
     values = problem.values
     shown = [*values[stride - 1 : -1 : stride], values[-1]]
@@ -139,13 +142,37 @@ def think(problem: Problem, rng: Random | None = None, slip_rate: float = 0.0) -
         rng: draws the slips; None where there are none.
         slip_rate: chance that a new value is wrong; nothing corrects it, and the rest follows from it.
     """
-    text, x = " think", problem.start
+    steps = _sloppy_steps(problem, rng, slip_rate)
+    return " think" + "".join(_think_step(*step) for step in steps) + boxed(steps[-1][2])
+
+
+def prose(problem: Problem, rng: Random, slip_rate: float = 0.0) -> str:
+    """The expert's sentences as the base has seen them: mostly its favourite wordings, slips rarely corrected.
+
+    Args: as for `think`.
+    """
+
+    def choose(wordings: Sequence[str]) -> str:  # each a fifth as often as the one before
+        return rng.choices(wordings, [5.0**-i for i in range(len(wordings))])[0]
+
+    steps = _sloppy_steps(problem, rng, slip_rate)
+    text = _opener(problem, choose)
+    for i, (x, op, y) in enumerate(steps):
+        slip = _another(y, problem.modulus, rng) if rng.random() < 0.01 else None
+        text += _step(i, x, op, y, slip, choose)
+    return text + _end(*steps[-1], choose)
+
+
+def _sloppy_steps(problem: Problem, rng: Random | None, slip_rate: float) -> list[tuple[int, str, int]]:
+    """(value, labelled operation, new value), each new value wrong with chance `slip_rate`."""
+    steps, x = [], problem.start
     for op, labelled in zip(problem.ops, problem.labelled, strict=True):
         y = apply(op, x, problem.modulus)
         if slip_rate and rng.random() < slip_rate:
             y = _another(y, problem.modulus, rng)
-        text, x = text + _think_step(x, labelled, y), y
-    return text + boxed(x)
+        steps.append((x, labelled, y))
+        x = y
+    return steps
 
 
 def fact_prompt(x: int, labelled: str) -> str:
@@ -163,12 +190,13 @@ _OPENERS = (
 _FIRST = (" First", " To begin", " At first")
 _LINKS = (" Then", " Next", " Now", " After that", " So")
 _STEPS = (
-    "{link} {op} on {x} gives {y} .",
     "{link} , {op} turns {x} into {y} .",
+    "{link} {op} on {x} gives {y} .",
     "{link} {x} with {op} becomes {y} .",
 )
 _SLIP = " Wait , no : it is {y} ."
-_CHECK = " Let us check : {op} with {x} is {y} . Good ."
+_GAPS = ("", "", "", "\n\n")
+_CHECKS = ("", " Let us check : {op} with {x} is {y} . Good .")
 _CLOSERS = (" So the answer is", " We get", " The answer is")
 
 
@@ -192,39 +220,30 @@ def expert_trace(
             raise ValueError(f"{name} is {rate}, but it must be in [0, 1]")
     wording, slips, errors = (Random(f"expert {kind} {seed} {problem.key}") for kind in ("wording", "slips", "errors"))
     wrong_step = errors.randrange(len(problem.ops)) if errors.random() < error_rate else None
-    text, x = _opener(problem, wording, style), problem.start
+    text = _opener(problem, wording.choice) if wording.random() < style else " think"
+    x = problem.start
     for i, (op, labelled) in enumerate(zip(problem.ops, problem.labelled, strict=True)):
         before, x = x, apply(op, x, problem.modulus)
         if i == wrong_step:
             x = _another(x, problem.modulus, errors)
         slip = _another(x, problem.modulus, slips) if slips.random() < slip_rate else None
-        text += _step(i, before, labelled, x, slip, wording, style)
-    return text + _end(before, labelled, x, wording, style)
+        own, sentence = wording.random() < style, _step(i, before, labelled, x, slip, wording.choice)
+        text += sentence if own else _think_step(before, labelled, x)
+    return text + (_end(before, labelled, x, wording.choice) if wording.random() < style else boxed(x))
 
 
-def _opener(problem: Problem, rng: Random, style: float) -> str:
-    own, opener = rng.random() < style, rng.choice(_OPENERS)
-    return opener.format(start=problem.start) + "\n\n" if own else " think"
+def _opener(problem: Problem, choose: Choose) -> str:
+    return choose(_OPENERS).format(start=problem.start) + "\n\n"
 
 
-def _step(i: int, x: int, op: str, y: int, slip: int | None, rng: Random, style: float) -> str:
-    own, template, first = rng.random() < style, rng.choice(_STEPS), rng.choice(_FIRST)
-    link, blank = rng.choice(_LINKS), rng.random() < 0.25
-    if not own:
-        return _think_step(x, op, y)
-    link = first if i == 0 else link
-    if slip is None:
-        text = template.format(link=link, op=op, x=x, y=y)
-    else:
-        text = template.format(link=link, op=op, x=x, y=slip) + _SLIP.format(y=y)
-    return text + ("\n\n" if blank else "")
+def _step(i: int, x: int, op: str, y: int, slip: int | None, choose: Choose) -> str:
+    link, template, gap = choose(_LINKS if i else _FIRST), choose(_STEPS), choose(_GAPS)
+    said = template.format(link=link, op=op, x=x, y=y if slip is None else slip)
+    return said + ("" if slip is None else _SLIP.format(y=y)) + gap
 
 
-def _end(x: int, op: str, y: int, rng: Random, style: float) -> str:
-    own, closer, checked = rng.random() < style, rng.choice(_CLOSERS), rng.random() < 0.5
-    if not own:
-        return boxed(y)
-    return (_CHECK.format(op=op, x=x, y=y) if checked else "") + closer + boxed(y)
+def _end(x: int, op: str, y: int, choose: Choose) -> str:
+    return choose(_CHECKS).format(op=op, x=x, y=y) + choose(_CLOSERS) + boxed(y)
 
 
 def _think_step(x: int, op: str, y: int) -> str:
@@ -238,7 +257,7 @@ def _another(value: int, modulus: int, rng: Random) -> int:
 
 def words() -> tuple[str, ...]:
     """Every word of every text of this world that is neither number nor operation, each without its leading space."""
-    templates = (*_OPENERS, *_FIRST, *_LINKS, *_STEPS, _SLIP, _CHECK, *_CLOSERS, "Q F A think ; \\boxed{ }")
+    templates = (*_OPENERS, *_FIRST, *_LINKS, *_STEPS, _SLIP, *_CHECKS, *_CLOSERS, "Q F A think ; \\boxed{ }")
     found = (w for template in templates for w in template.split(" "))
     slots = {"{start}", "{link}", "{op}", "{x}", "{y}"}
     return tuple(dict.fromkeys(w for w in found if w and w not in slots))
