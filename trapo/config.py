@@ -1,9 +1,11 @@
 """TRAPOConfig: TRL's GRPOConfig plus guidance and the expert's loss, with every known trap checked before any work."""
 
 from dataclasses import dataclass, field, replace
+from importlib import metadata
 from typing import Any
 
 import torch
+from packaging.version import Version
 from trl import GRPOConfig
 
 from . import expert
@@ -119,7 +121,7 @@ class TRAPOConfig(GRPOConfig):
         super().__post_init__()
         self._check_groups(self.steps_per_generation)
         self._check_saves()
-        self._check_deepspeed()
+        check_deepspeed(self.deepspeed_plugin.deepspeed_config if self.deepspeed_plugin else {})
 
     def micro_groups(self) -> MicroGroups:
         """The guidance that these fields describe: the preset, with the fields that are given put over it."""
@@ -251,17 +253,15 @@ class TRAPOConfig(GRPOConfig):
                     f"be a multiple of steps_per_generation x num_iterations ({every})"
                 )
 
-    def _check_deepspeed(self) -> None:
-        plugin = self.deepspeed_plugin
-        zero = (plugin.deepspeed_config if plugin else {}).get("zero_optimization", {})
-        if zero.get("stage") in (1, 2) and zero.get("offload_optimizer", {}).get("device", "none") != "none":
-            from importlib.metadata import version
 
-            from packaging.version import Version
-
-            if Version(version("deepspeed")) < Version("0.19.0"):
-                raise ValueError(
-                    f"DeepSpeed {version('deepspeed')} with ZeRO-{zero['stage']} and an offloaded optimizer keeps only "
-                    "the first micro-batch's gradient (arXiv 2604.23747): pip install 'deepspeed>=0.19.0', or switch "
-                    "the offload off"
-                )
+def check_deepspeed(config: dict[str, Any]) -> None:
+    """Refuse a DeepSpeed that trains on the first micro-batch only; `config` is its own configuration."""
+    zero = config.get("zero_optimization", {})
+    if zero.get("stage") not in (1, 2) or zero.get("offload_optimizer", {}).get("device", "none") == "none":
+        return
+    installed = metadata.version("deepspeed")
+    if Version(installed) < Version("0.19.0"):
+        raise ValueError(
+            f"DeepSpeed {installed} with ZeRO-{zero['stage']} and an offloaded optimizer keeps only the first "
+            "micro-batch's gradient (arXiv 2604.23747): pip install 'deepspeed>=0.19.0', or switch the offload off"
+        )

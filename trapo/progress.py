@@ -53,7 +53,9 @@ class ProgressLine(TrainerCallback):
         elif state.global_step % max(state.max_steps // LINES_WITHOUT_TERMINAL, 1) == 0:
             done = state.global_step - self._first_step
             left = (time.perf_counter() - self._started) / done * (state.max_steps - state.global_step)
-            self.console.print(f"step {state.global_step}/{state.max_steps}  {self._text()}  {left:.0f} s left", soft_wrap=True)
+            self.console.print(
+                f"step {state.global_step}/{state.max_steps}  {self._text()}  {left:.0f} s left", soft_wrap=True
+            )
 
     def _text(self) -> str:
         f = self.figures
