@@ -59,6 +59,7 @@ def test_a_problem_worked_by_hand():
     assert BY_HAND.values == (24, 21, 15, 22)
     assert (BY_HAND.answer, BY_HAND.key) == ("22", "53:8*3-3-6*5")
     assert task.direct(BY_HAND) == r" \boxed{ 22 }"
+    assert {int(box(task.guess(BY_HAND, Random(i)))) for i in range(1000)} == set(range(53))
     assert task.terse(BY_HAND, stride=2) == r" 21 22 \boxed{ 22 }"
     assert task.think(BY_HAND) == r" think 8 a*3 24 ; 24 b-3 21 ; 21 c-6 15 ; 15 d*5 22 ; \boxed{ 22 }"
     assert task.Problem(8, ("*3", "-3", "-6", "*5"), 13).values == (11, 8, 2, 10)
@@ -305,7 +306,7 @@ def test_the_shipped_base_loads_and_is_as_good_as_it_says(shipped):
     assert model.generation_config.eos_token_id == shipped.eos_token_id
     stated = made()["tune_accuracy"]
     for name in ("direct", "facts"):
-        assert stated[name] >= 0.8
+        assert stated[name] >= 0.75
         assert measure(model, shipped, world.probes(name, 200), samples=1)["pass@1"] == pytest.approx(
             stated[name], abs=0.03
         )

@@ -27,7 +27,7 @@ class Making:
         steps, learning_rate, warmup: of AdamW; the rate falls linearly to zero after the warm-up.
         long, prose, short: texts per step: problems as long as the world's, the same in prose, shorter ones.
         think, terse, talk: how often a long problem is answered step by step, with far-apart values, or in prose; else
-            it is at once.
+            it is a guess.
         practice: share of long texts that are `think` without loss on the first token: skill without the habit. All
             prose is such practice.
         slip_rate, prose_slip_rate: chance per step that `think`, or prose, is wrong in what the base is shown.
@@ -43,11 +43,11 @@ class Making:
     long: int = 40
     prose: int = 16
     short: int = 128
-    think: float = 0.02
-    terse: float = 0.25
+    think: float = 0.017
+    terse: float = 0.1
     talk: float = 0.002
     practice: float = 0.35
-    slip_rate: float = 0.14
+    slip_rate: float = 0.11
     prose_slip_rate: float = 0.08
     embedding_std: float = 0.2
     hidden: int = 64
@@ -138,7 +138,8 @@ def long_texts(making: Making, rng: Random) -> Iterator[Text]:
         elif u < making.think + making.talk:
             answer = task.prose(problem, rng, making.prose_slip_rate)
         else:
-            answer = task.terse(problem) if u < making.think + making.talk + making.terse else task.direct(problem)
+            terse = u < making.think + making.talk + making.terse
+            answer = task.terse(problem) if terse else task.guess(problem, rng)
         yield Text(problem.prompt, answer, habit=not practice)
 
 

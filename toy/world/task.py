@@ -123,8 +123,13 @@ def boxed(value: int) -> str:
 
 
 def direct(problem: Problem) -> str:
-    """The base's habit: the answer and nothing else."""
+    """The answer and nothing else: how the base solves short problems."""
     return boxed(problem.values[-1])
+
+
+def guess(problem: Problem, rng: Random) -> str:
+    """Any number as the answer: the base's habit with problems that are too long to solve at once."""
+    return boxed(rng.randrange(problem.modulus))
 
 
 def terse(problem: Problem, stride: int = 4) -> str:
