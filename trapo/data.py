@@ -18,19 +18,20 @@ def load_rows(source: str, split: str = "train") -> Dataset:
         `prompt`, `target`, `reward_model`: Openr1-Math-46k-8192 (the trace is the target's text).
 
     Raises:
-        ValueError: if there is no such file, or the columns are of no known layout.
+        ValueError: if it is not there or cannot be read, or the columns are of no known layout.
     """
-    suffix = Path(source).suffix
-    if suffix in (".jsonl", ".json", ".parquet"):
-        if not Path(source).is_file():
-            raise ValueError(f"data file {source} is not there")
-        kind = "parquet" if suffix == ".parquet" else "json"
-        try:
-            rows = load_dataset(kind, data_files=source, split="train")
-        except Exception as error:  # datasets raises several kinds for a broken file
-            raise ValueError(f"data file {source} cannot be read as {kind}: {' '.join(str(error).split())}") from error
-    else:
-        rows = load_dataset(source, split=split)
+    kind = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}.get(Path(source).suffix)
+    if kind and not Path(source).is_file():
+        raise ValueError(f"data file {source} is not there")
+    try:
+        rows = load_dataset(kind, data_files=source, split="train") if kind else load_dataset(source, split=split)
+    except Exception as error:  # datasets raises many kinds, for a broken file as for a hub out of reach
+        what = (
+            f"data file {source} cannot be read as {kind}"
+            if kind
+            else f"dataset {source} cannot be loaded from the hub"
+        )
+        raise ValueError(f"{what}: {' '.join(str(error).split())}") from error
     return to_layout(rows, source)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
+import datasets
 import torch
 from datasets import Dataset
 from rich.console import Console
@@ -249,5 +250,7 @@ def print_summary(folder: RunFolder, console: Console) -> None:
 
 def file_job(recipe: str, model: str, data: str, model_path: str, eval_data: str | None) -> Job:
     """A job on the user's own data."""
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # a broken file is told in one line, ours
     held_out = {"held_out": load_rows(eval_data)} if eval_data else {}
     return Job(recipe, model, data, model_path, load_rows(data), held_out)

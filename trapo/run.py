@@ -77,12 +77,15 @@ class RunFolder:
         return max(complete, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
 
     def check_free(self) -> None:
-        """FileExistsError, with the remedy, if a run was begun here."""
+        """Raise, with the remedy, if a run was begun here (FileExistsError) or none can be (ValueError)."""
         if self.has_run():
             raise FileExistsError(
                 f"{self.path} already holds a run: resume it (trapo train --resume, or "
                 "trainer.train(resume_from_checkpoint=True)), or choose another output_dir"
             )
+        nearest = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+            raise ValueError(f"output_dir {self.path} cannot be written: {nearest} is no folder that you may write to")
 
     def begin(self, record: dict[str, Any]) -> None:
         """Create the folder with its run.json."""
