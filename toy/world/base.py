@@ -43,12 +43,12 @@ class Making:
     long: int = 40
     prose: int = 16
     short: int = 128
-    think: float = 0.017
+    think: float = 0.02
     terse: float = 0.1
-    talk: float = 0.002
+    talk: float = 0.01
     practice: float = 0.35
-    slip_rate: float = 0.11
-    prose_slip_rate: float = 0.08
+    slip_rate: float = 0.2
+    prose_slip_rate: float = 0.1
     embedding_std: float = 0.2
     hidden: int = 64
     layers: int = 3
