@@ -63,7 +63,7 @@ def train(
         layers = [world_settings(recipe)] if model == "world" else []
         flags = [*context.args, "--output_dir", str(folder)]
         settings = launch.resolve_config(recipe, layers, config, flags)
-        job = make_job(recipe, model, data, eval_data)
+        job = make_job(recipe, model, data, eval_data, settings, resume)
         if dry_run:
             launch.print_plan(job, settings, launch.Console())
         else:
@@ -86,7 +86,7 @@ def world_settings(recipe: str) -> dict:
     return world.settings(recipe)
 
 
-def make_job(recipe: str, model: str, data: str, eval_data: str | None):
+def make_job(recipe: str, model: str, data: str, eval_data: str | None, settings, resume: bool):
     """The names on the command line as things: this is where `world` means the rooms of toy/."""
     from trapo import launch
 
@@ -103,7 +103,7 @@ def make_job(recipe: str, model: str, data: str, eval_data: str | None):
             train_rows, held_out = world.training_data()
             held_out = {name: Dataset.from_list(rows) for name, rows in held_out.items()}
             return launch.Job(recipe, model, data, model_path, Dataset.from_list(train_rows), held_out)
-    return launch.file_job(recipe, model, data, model_path, eval_data)
+    return launch.file_job(recipe, model, data, model_path, eval_data, settings, resume=resume)
 
 
 if __name__ == "__main__":

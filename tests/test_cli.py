@@ -156,21 +156,6 @@ def test_bad_input_has_no_traceback_in_a_process_of_its_own(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_openr1_layout():
-    from datasets import Dataset
-
-    from trapo.data import to_layout
-
-    row = {
-        "data_source": "x",
-        "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "1+1?"}],
-        "target": [{"role": "assistant", "content": "<think>\nhm\n</think>\n\\boxed{2}"}],
-        "reward_model": {"style": "rule", "ground_truth": "2"},
-    }
-    converted = to_layout(Dataset.from_list([row]), "made up")
-    assert converted[0] == {"prompt": row["prompt"], "answer": "2", "expert": [row["target"][0]["content"]]}
-
-
 def test_every_field_is_listed():
     listing = invoke("train", "--fields").stdout
     assert "--alpha  [0.1]" in listing and "--prefix_ratios" in listing and "--learning_rate  [5e-06]" in listing

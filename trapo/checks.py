@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 
 from .config import TRAPOConfig
 from .engines.torch_engine import check_full_attention
+from .text import Messages, apply_template, prompt_text
 
 LONGEST_PROMPTS = 16  # by characters: tokenizing all of a large dataset only to find its longest would take minutes
 
@@ -83,7 +84,8 @@ def check_model(args: TRAPOConfig, model: PreTrainedModel, tokenizer: PreTrained
         return
     prompts = train_dataset["prompt"]
     longest = sorted(range(len(prompts)), key=lambda i: -len(str(prompts[i])))[:LONGEST_PROMPTS]
-    length = max(prompt_length(prompts[i], tokenizer) for i in longest)
+    arguments = args.chat_template_kwargs or {}
+    length = max(prompt_length(prompts[i], tokenizer, args.template, **arguments) for i in longest)
     if length + args.max_completion_length > context:
         raise ValueError(
             f"the longest prompt has {length} tokens and max_completion_length is {args.max_completion_length}, "
@@ -92,9 +94,11 @@ def check_model(args: TRAPOConfig, model: PreTrainedModel, tokenizer: PreTrained
         )
 
 
-def prompt_length(prompt: str | list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of a prompt, as text or as chat messages with the tokenizer's template."""
-    if isinstance(prompt, str):
-        return len(tokenizer(prompt)["input_ids"])
-    rendered = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-    return len(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+def prompt_length(
+    prompt: str | Messages, tokenizer: PreTrainedTokenizerBase, template: str = "tokenizer", **template_arguments
+) -> int:
+    """Tokens of a prompt, text or chat messages, with the template of this name (see `text.py`)."""
+    text = prompt_text(prompt, tokenizer, template, **template_arguments)
+    # As TRL has it: the tokenizer's own chat template brings its special tokens, text has them added.
+    special = isinstance(apply_template(prompt, template), str)
+    return len(tokenizer(text, add_special_tokens=special)["input_ids"])

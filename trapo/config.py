@@ -11,6 +11,7 @@ from trl import GRPOConfig
 from . import expert
 from .guidance import PRESETS, MicroGroups, no_guidance
 from .rollout import SCHEDULES
+from .text import EXPERT_TEXTS, TEMPLATES, TOO_LONG
 
 # One gradient whatever the split into micro-batches: TRL's loss types whose denominator does not depend on the split.
 SPLIT_INVARIANT_LOSSES = ("dr_grpo", "dapo", "grpo", "cispo", "sapo", "vespo", "luspo")
@@ -54,6 +55,29 @@ class TRAPOConfig(GRPOConfig):
     demonstrations_in_baseline: bool = field(
         default=True,
         metadata={"help": "Whether the reward of a whole demonstration enters its group's mean, as in the reference."},
+    )
+    # What the model reads
+    template: str = field(
+        default="tokenizer",
+        metadata={
+            "help": "Prompt template: 'tokenizer' (its own for chat messages, text as it is), 'reference' (ChatML of "
+            "the authors' script, asks for a boxed answer) or 'raw' (nothing around the text)."
+        },
+    )
+    expert_text: str = field(
+        default="all",
+        metadata={"help": "Part of an expert's trace that is used: 'all', or what is inside its <think> ('think')."},
+    )
+    expert_too_long: str = field(
+        default="cut",
+        metadata={
+            "help": "What becomes of a trace that is, with EOS, longer than max_completion_length: 'cut' (its end and "
+            "EOS are lost), 'keep-eos' (cut so that EOS still fits) or 'drop'."
+        },
+    )
+    check_experts: bool = field(
+        default=True,
+        metadata={"help": "Whether the traces of a data file are graded before training; wrong ones are dropped."},
     )
     # The expert's loss
     expert_weight: str = field(
@@ -172,6 +196,10 @@ class TRAPOConfig(GRPOConfig):
 
     def _check_method(self) -> None:
         expert.weight_parameters(self.expert_weight)
+        names = {"template": TEMPLATES, "expert_text": EXPERT_TEXTS, "expert_too_long": TOO_LONG}
+        for name, choices in names.items():
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(choices)}")
         if not 0 < self.alpha <= 1:
             raise ValueError(f"alpha is {self.alpha}, but it bounds a token's probability: choose it in (0, 1]")
         if self.schedule not in SCHEDULES:

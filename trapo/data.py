@@ -1,56 +1,151 @@
-"""Data: rows `prompt`, `answer`, `expert` from JSONL, parquet or the hub, known layouts recognised."""
+"""Data: rows from JSONL, parquet or the hub, whatever their layout and however broken, as `prompt`, `answer`, `expert`.
 
+Layouts, recognised by their columns:
+    prompt, answer; optional expert, id             ours
+    prompt, reward_model.ground_truth; and target   Openr1-Math-46k-8192: the trace is the target's text
+    ... or extra_info.answer_list                   TRAPO's script: one trace or several
+
+Nothing is judged here: `screen.py` decides which rows are fit for use.
+"""
+
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import load_dataset
+
+from .text import shorten
+
+COLUMNS = ("id", "prompt", "answer", "expert", "target", "reward_model", "extra_info")
+BATCH = 1000
+
+Cells = dict[str, Any]
 
 
-def load_rows(source: str, split: str = "train") -> Dataset:
-    """Rows for `TRAPOTrainer` from a file or a hub id.
+def read_rows(source: str, split: str = "train") -> Iterator[tuple[int, Cells | str]]:
+    """Rows of a file or a hub dataset, in order, in our layout.
 
     Args:
         source: a .jsonl, .json or .parquet file, or the id of a dataset on the hub.
         split: the hub dataset's split.
 
-    Layouts:
-        `prompt`, `answer`, optional `expert` and `id`: ours, taken as it is;
-        `prompt`, `target`, `reward_model`: Openr1-Math-46k-8192 (the trace is the target's text).
+    Yields:
+        number: of the row, from 1; in a JSONL file, of the line.
+        row: `id`, `prompt`, `answer` and `expert` with whatever values they have, None for what is not there; or, as a
+            text, why the row cannot be read.
 
     Raises:
-        ValueError: if it is not there or cannot be read, or the columns are of no known layout.
+        ValueError: if it is not there or cannot be read, or no row is of a known layout.
     """
     kind = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}.get(Path(source).suffix)
     if kind and not Path(source).is_file():
         raise ValueError(f"data file {source} is not there")
-    try:
-        rows = load_dataset(kind, data_files=source, split="train") if kind else load_dataset(source, split=split)
-    except Exception as error:  # datasets raises many kinds, for a broken file as for a hub out of reach
-        what = (
-            f"data file {source} cannot be read as {kind}"
-            if kind
-            else f"dataset {source} cannot be loaded from the hub"
+    what = f"data file {source} cannot be read as {kind}" if kind else f"dataset {source} cannot be loaded from the hub"
+    rows = {"json": _json_rows, "parquet": _parquet_rows, None: lambda s: _hub_rows(s, split)}[kind](source)
+    columns, known, problem = None, False, None
+    while True:
+        try:
+            number, cells = next(rows)
+        except StopIteration:
+            break
+        except Exception as error:  # pyarrow and datasets raise many kinds, for a broken file as for a hub out of reach
+            raise ValueError(f"{what}: {shorten(' '.join(str(error).split()), 300)}") from error
+        if isinstance(cells, str):
+            problem = problem or f"row {number} is {cells}"
+            yield number, cells
+            continue
+        columns = columns or sorted(cells)
+        known = known or ("prompt" in cells and not {"answer", "reward_model"}.isdisjoint(cells))
+        yield number, to_layout(cells)
+    if columns is None:
+        raise ValueError(f"{what}: {problem or 'it is empty'}")
+    if not known:
+        names = shorten(" ".join(", ".join(columns).split()), 300) or "(none)"
+        raise ValueError(
+            f"{source} has the columns {names}, which is no known layout: it needs prompt and "
+            "answer (and expert, for guidance), or prompt, target and reward_model as in Openr1-Math-46k-8192"
         )
-        raise ValueError(f"{what}: {' '.join(str(error).split())}") from error
-    return to_layout(rows, source)
 
 
-def to_layout(rows: Dataset, source: str) -> Dataset:
-    """Rows of a known layout as ours; ValueError, naming the columns, for any other."""
-    columns = set(rows.column_names)
-    if {"prompt", "target", "reward_model"} <= columns:
-        return rows.map(_from_openr1, remove_columns=rows.column_names)
-    if {"prompt", "answer"} <= columns:
-        return rows
-    raise ValueError(
-        f"{source} has the columns {', '.join(sorted(columns))}, which is no known layout: it needs prompt and answer "
-        "(and expert, for guidance), or prompt, target and reward_model as in Openr1-Math-46k-8192"
-    )
-
-
-def _from_openr1(row: dict[str, Any]) -> dict[str, Any]:
+def to_layout(cells: Cells) -> Cells:
+    """A row of any known layout as ours; what is not there, or not where it belongs, is None."""
+    prompt, id = cells.get("prompt"), cells.get("id")
+    if "reward_model" not in cells or cells.get("answer") is not None:
+        return {"id": id, "prompt": prompt, "answer": cells.get("answer"), "expert": cells.get("expert")}
+    traces = _member(cells.get("extra_info"), "answer_list")
     return {
-        "prompt": [{"role": m["role"], "content": m["content"]} for m in row["prompt"]],
-        "answer": str(row["reward_model"]["ground_truth"]),
-        "expert": [m["content"] for m in row["target"]],
+        "id": id,
+        "prompt": prompt,
+        "answer": _member(cells["reward_model"], "ground_truth"),
+        "expert": cells.get("target") if traces is None else traces,
     }
+
+
+def _member(value: Any, key: str) -> Any:
+    return value.get(key) if isinstance(value, dict) else None
+
+
+def _json_rows(path: str) -> Iterator[tuple[int, Cells | str]]:
+    # Not pyarrow's reader: it takes a column's type from the first rows and fails on the first row of another.
+    with open(path, "rb") as file:
+        start = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
+        file.seek(0)
+        if start.startswith(b"["):
+            yield from ((i, _object(value)) for i, value in enumerate(json.load(file), 1))
+            return
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, _parsed(line)
+
+
+def _parsed(line: bytes) -> Cells | str:
+    try:
+        return _object(json.loads(line))
+    except (ValueError, RecursionError) as error:
+        return f"not JSON: {str(error)[:120]}"
+
+
+def _object(value: Any) -> Cells | str:
+    return value if isinstance(value, dict) else f"not an object but {kind_of(value)}"
+
+
+def kind_of(value: Any) -> str:
+    """What a cell holds, in words for people."""
+    kinds = {"NoneType": "nothing", "bool": "a truth value", "str": "text", "list": "a list", "dict": "an object"}
+    name = type(value).__name__
+    return kinds.get(name, f"of type {name}" if name not in ("int", "float", "Decimal") else "a number")
+
+
+def _parquet_rows(path: str) -> Iterator[tuple[int, Cells | str]]:
+    with pq.ParquetFile(path) as file:
+        columns = [name for name in file.schema_arrow.names if name in COLUMNS] or file.schema_arrow.names
+        yield from _batch_rows(file.iter_batches(BATCH, columns=columns))
+
+
+def _hub_rows(source: str, split: str) -> Iterator[tuple[int, Cells | str]]:
+    rows = load_dataset(source, split=split)
+    columns = [name for name in rows.column_names if name in COLUMNS] or rows.column_names
+    yield from _batch_rows(rows.select_columns(columns).with_format("arrow").iter(BATCH))
+
+
+def _batch_rows(batches: Iterator[pa.RecordBatch | pa.Table]) -> Iterator[tuple[int, Cells | str]]:
+    number = 0
+    for batch in batches:
+        try:
+            rows = batch.to_pylist()
+        except (ValueError, OverflowError, TypeError, pa.ArrowException):
+            rows = [_one_row(batch.slice(i, 1)) for i in range(batch.num_rows)]
+        for row in rows:
+            number += 1
+            yield number, row
+
+
+def _one_row(batch: pa.RecordBatch | pa.Table) -> Cells | str:
+    """A single row whose batch has an odd cell: broken UTF-8, or a date that Python does not have."""
+    try:
+        return batch.to_pylist()[0]
+    except (ValueError, OverflowError, TypeError, pa.ArrowException) as error:
+        return f"not readable: {' '.join(str(error).split())[:120]}"

@@ -95,10 +95,15 @@ class Grader:
         )
         self._pool: list[_Worker] = []
 
-    def grade(self, texts: Sequence[str], golds: Sequence[Any]) -> list[Verdict]:
-        """One verdict per text, in order; golds may be strings or numbers."""
+    def grade(self, texts: Sequence[str], golds: Sequence[Any], quick: bool = True) -> list[Verdict]:
+        """One verdict per text, in order; golds may be strings or numbers.
+
+        `quick=False` asks math-verify even where the characters are the same: can it read the gold at all?
+        """
         golds = [str(gold) for gold in golds]
         verdicts = [quick_verdict(text, gold) for text, gold in zip(texts, golds, strict=True)]
+        if not quick:
+            verdicts = [verdict if verdict and verdict.status == "no_box" else None for verdict in verdicts]
         open_tasks = [i for i in reversed(range(len(texts))) if verdicts[i] is None]
         while len(self._pool) < min(self.workers, len(open_tasks)):
             self._pool.append(_Worker(self))

@@ -15,15 +15,18 @@ import torch
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, ProgressCallback
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PrinterCallback, ProgressCallback
 from transformers.utils import logging as transformers_logging
 from trl import TrlParser
 
 from .config import TRAPOConfig
-from .data import load_rows
+from .data import read_rows
+from .grading import Grader
 from .progress import ProgressLine
 from .recipe import load_recipe, load_yaml
-from .run import RunFolder
+from .run import DROPPED, RunFolder, write_whole
+from .screen import Report, Screen
+from .text import end_trace, expert_part, prompt_text, shorten
 from .trainer import TRAPOTrainer
 
 # What a resumed run may change: where and how it runs and is reported, not what is computed.
@@ -39,6 +42,8 @@ class Job:
         model_path: where transformers finds the model; a .gguf file is converted on loading.
         train: training rows.
         held_out: name -> rows; the first is the main one.
+        reports: what screening found in the user's own files.
+        shown: the first training row as the model reads it, for the eye.
     """
 
     recipe: str
@@ -47,6 +52,8 @@ class Job:
     model_path: str
     train: Dataset
     held_out: dict[str, Dataset] = field(default_factory=dict)
+    reports: list[Report] = field(default_factory=list)
+    shown: str = ""
 
 
 class _Parser(TrlParser):
@@ -99,15 +106,35 @@ def describe_fields() -> str:
     return "\n".join(lines)
 
 
-def load_model(path: str, trust_remote_code: bool = False):
-    """Model (float32) and tokenizer from a folder, a hub id, or a .gguf file."""
+def _locate(path: str, trust_remote_code: bool) -> tuple[str, dict[str, Any]]:
+    """What transformers' `from_pretrained` needs for a folder, a hub id, or a .gguf file."""
     extra = {"trust_remote_code": trust_remote_code}
     if path.endswith(".gguf"):
         if not Path(path).is_file():
             raise ValueError(f"model file {path} is not there")
         path, extra["gguf_file"] = os.path.split(os.path.abspath(path))
+    return path, extra
+
+
+def load_tokenizer(path: str, trust_remote_code: bool = False):
+    """Tokenizer and configuration of a model, without its weights."""
+    path, extra = _locate(path, trust_remote_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **extra)
+        config = AutoConfig.from_pretrained(path, **extra)
+    except OSError as error:
+        raise ValueError(f"model {path} cannot be loaded: {' '.join(str(error).split())}") from error
+    if "gguf_file" in extra and config.eos_token_id is not None:
+        # The tokenizer may come out with a wrong EOS (SmolLM2's <|im_start|>); the model's is the file's.
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(config.eos_token_id)
+    return tokenizer, config
+
+
+def load_model(path: str, trust_remote_code: bool = False):
+    """Model (float32) and tokenizer from a folder, a hub id, or a .gguf file."""
+    tokenizer, _ = load_tokenizer(path, trust_remote_code)
+    path, extra = _locate(path, trust_remote_code)
+    try:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **extra)
     except OSError as error:
         raise ValueError(f"model {path} cannot be loaded: {' '.join(str(error).split())}") from error
@@ -116,9 +143,6 @@ def load_model(path: str, trust_remote_code: bool = False):
         model.is_quantized, model.hf_quantizer = False, None
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
-        if model.config.eos_token_id is not None:
-            # The tokenizer may come out with a wrong EOS (SmolLM2's <|im_start|>); the model's is the file's.
-            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(model.config.eos_token_id)
     return model, tokenizer
 
 
@@ -156,6 +180,13 @@ def print_plan(job: Job, config: TRAPOConfig, console: Console) -> None:
     for name, value in sorted(config.to_dict().items()):
         table.add_row(name, str(value))
     console.print(table)
+    print_data(job, console)
+
+
+def print_data(job: Job, console: Console) -> None:
+    """What screening found in the user's files, and the first row as the model reads it."""
+    for line in [line for report in job.reports for line in report.lines()] + ([job.shown] if job.shown else []):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def train(job: Job, config: TRAPOConfig, *, resume: bool = False, console: Console | None = None) -> RunFolder:
@@ -181,6 +212,10 @@ def train(job: Job, config: TRAPOConfig, *, resume: bool = False, console: Conso
     if trainer.accelerator.is_main_process:
         settings = config.method_settings()
         console.print(f"[bold]{job.recipe}[/] (alpha {settings['alpha']}) on {job.model}, {job.data}: {folder.path}")
+        print_data(job, console)
+        if job.reports:
+            dropped = [record for report in job.reports for record in report.dropped]
+            write_whole(folder.path / DROPPED, "".join(json.dumps(record) + "\n" for record in dropped))
     if held_out and not folder.records("evals.jsonl"):
         trainer.evaluate()
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -248,9 +283,54 @@ def print_summary(folder: RunFolder, console: Console) -> None:
     )
 
 
-def file_job(recipe: str, model: str, data: str, model_path: str, eval_data: str | None) -> Job:
-    """A job on the user's own data."""
+def file_job(
+    recipe: str,
+    model: str,
+    data: str,
+    model_path: str,
+    eval_data: str | None,
+    config: TRAPOConfig,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Job:
+    """A job on the user's own data, every row of it screened.
+
+    Raises:
+        ValueError: in one line, if a file is not there, of no known layout, or has no usable row.
+    """
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # a broken file is told in one line, ours
-    held_out = {"held_out": load_rows(eval_data)} if eval_data else {}
-    return Job(recipe, model, data, model_path, load_rows(data), held_out)
+    tokenizer, model_config = load_tokenizer(model_path, config.trust_remote_code)
+    context = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    folder = RunFolder(config.output_dir)
+    known = folder.records(DROPPED) if resume and (folder.path / DROPPED).exists() else None
+    console = console or Console()
+
+    def screened(source: str, experts: bool) -> tuple[Dataset, Report]:
+        earlier = None if known is None else [record for record in known if record["data"] == source]
+        screen = Screen(config, tokenizer, grader, context=context, experts=experts, known=earlier)
+        with console.status(f"checking {source}") as status:
+            return screen(read_rows(source), source, lambda n: status.update(f"checking {source}: {n} rows"))
+
+    with Grader(config.grader_workers, config.grader_cpu_seconds, config.grader_memory_mb) as grader:
+        train, report = screened(data, experts=True)
+        job = Job(recipe, model, data, model_path, train, reports=[report], shown=show_row(train[0], tokenizer, config))
+        if eval_data:
+            job.held_out["held_out"], report = screened(eval_data, experts=False)
+            job.reports.append(report)
+    return job
+
+
+def show_row(row: dict[str, Any], tokenizer, config: TRAPOConfig) -> str:
+    """A row as the model reads it, cut in the middle where it is long: the prompt and the first trace."""
+    prompt = prompt_text(row["prompt"], tokenizer, config.template, **(config.chat_template_kwargs or {}))
+    text = f"The first row's prompt (template {config.template}):\n{shorten(prompt)}\n"
+    if row["expert"] and config.micro_groups().guides:
+        part = expert_part(row["expert"][0], config.expert_text)
+        ids = tokenizer(part, add_special_tokens=False)["input_ids"]
+        whole = end_trace(ids, tokenizer.eos_token_id, config.max_completion_length, config.expert_too_long)
+        cut = "" if len(whole) == len(ids) + 1 else f", cut to {len(whole)}"
+        text += f"Its first trace (expert_text {config.expert_text}, {len(ids) + 1} tokens with EOS{cut}):\n"
+        text += f"{shorten(tokenizer.decode(whole))}\n"
+    return text + f"Its answer: {shorten(row['answer'])}"

@@ -4,6 +4,7 @@
     metrics.jsonl   one line per step
     evals.jsonl     one line per evaluation of a held-out set
     rollouts.jsonl  one line per sample
+    dropped.jsonl   one line per row or expert's trace of the user's own data that is not used, and why
     checkpoints/    to resume from; one without `trapo.json` was not finished and is ignored
     final/          the trained model and its tokenizer, in transformers' format
 
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("trapo", "torch", "transformers", "trl", "accelerate", "datasets", "math-verify", "numpy")
+DROPPED = "dropped.jsonl"
 LOGS = ("metrics.jsonl", "evals.jsonl", "rollouts.jsonl")
 MARKER = "trapo.json"  # written last into a checkpoint: it is complete
 

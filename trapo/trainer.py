@@ -29,6 +29,7 @@ from .grading import STATUSES, Grader
 from .guidance import Trace, no_guidance
 from .record import RunRecorder
 from .rollout import Group, Row, roll_out
+from .text import apply_template, end_trace, expert_part
 
 
 class TRAPOTrainer(GRPOTrainer):
@@ -175,7 +176,7 @@ class TRAPOTrainer(GRPOTrainer):
         }
 
     def _groups(self, inputs: list[dict[str, Any]]) -> list[Group]:
-        prompt_ids, _, _ = self._tokenize_prompts([row["prompt"] for row in inputs])
+        prompt_ids, _, _ = self._tokenize_prompts([apply_template(row["prompt"], self.args.template) for row in inputs])
         seen: dict[str, int] = defaultdict(int)
         groups = []
         for row, ids in zip(inputs, prompt_ids, strict=True):
@@ -187,21 +188,24 @@ class TRAPOTrainer(GRPOTrainer):
         return groups
 
     def _traces(self, row: dict[str, Any]) -> list[Trace]:
-        """Expert traces as tokens: text, EOS, and what is beyond max_completion_length cut away."""
+        """Expert traces as tokens: the part that is used, EOS, and not more than max_completion_length."""
         if self._mode == "eval" or not self.guidance.guides:
             return []
         expert = row.get("expert") or []
-        texts = [expert] if isinstance(expert, str) else expert
-        self._add("expert/prompts_without_trace", float(not texts))
         traces = []
-        for text in texts:
-            ids = [*self._tokenizer(text, add_special_tokens=False)["input_ids"], self._tokenizer.eos_token_id]
-            self._add("expert/cut_share", float(len(ids) > self.max_completion_length))
-            ids = ids[: self.max_completion_length]
+        for text in [expert] if isinstance(expert, str) else expert:
+            part = expert_part(text, self.args.expert_text)
+            ids = self._tokenizer(part, add_special_tokens=False)["input_ids"]
+            self._add("expert/too_long_share", float(len(ids) >= self.max_completion_length))
+            eos, limit = self._tokenizer.eos_token_id, self.max_completion_length
+            ids = end_trace(ids, eos, limit, self.args.expert_too_long) if ids else []
+            if not ids:
+                continue
             blank = ()
             if self.guidance.prefix_end == "blank-line":
                 blank = [i for i, token in enumerate(ids) if self._is_blank_line(token)]
             traces.append(Trace(tuple(ids), tuple(blank)))
+        self._add("expert/prompts_without_trace", float(not traces))
         return traces
 
     def _is_blank_line(self, token: int) -> bool:
