@@ -5,11 +5,12 @@ Layouts, recognised by their columns:
     prompt, reward_model.ground_truth; and target   Openr1-Math-46k-8192: the trace is the target's text
     ... or extra_info.answer_list                   TRAPO's script: one trace or several
 
-Nothing is judged here: `screen.py` decides which rows are fit for use.
+A cell that cannot be what its column is for is a `Defect`; `screen.py` decides which rows are fit for use.
 """
 
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import load_dataset
 
-from .text import shorten
+from .text import Messages, expert_part, shorten
 
 COLUMNS = ("id", "prompt", "answer", "expert", "target", "reward_model", "extra_info")
 BATCH = 1000
@@ -112,13 +113,6 @@ def _object(value: Any) -> Cells | str:
     return value if isinstance(value, dict) else f"not an object but {kind_of(value)}"
 
 
-def kind_of(value: Any) -> str:
-    """What a cell holds, in words for people."""
-    kinds = {"NoneType": "nothing", "bool": "a truth value", "str": "text", "list": "a list", "dict": "an object"}
-    name = type(value).__name__
-    return kinds.get(name, f"of type {name}" if name not in ("int", "float", "Decimal") else "a number")
-
-
 def _parquet_rows(path: str) -> Iterator[tuple[int, Cells | str]]:
     with pq.ParquetFile(path) as file:
         columns = [name for name in file.schema_arrow.names if name in COLUMNS] or file.schema_arrow.names
@@ -149,3 +143,100 @@ def _one_row(batch: pa.RecordBatch | pa.Table) -> Cells | str:
         return batch.to_pylist()[0]
     except (ValueError, OverflowError, TypeError, pa.ArrowException) as error:
         return f"not readable: {' '.join(str(error).split())[:120]}"
+
+
+# -------------------------------------------------------------------- cells
+
+
+class Defect(Exception):
+    """What is wrong with a cell: one of `screen.REASONS`, and a few words."""
+
+    def __init__(self, reason: str, detail: str):
+        self.reason, self.detail = reason, detail
+
+
+def is_text(value: Any) -> bool:
+    """Whether `value` is a string that can be written down: JSON may hold half a character, a lone surrogate."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def read_prompt(value: Any) -> str | Messages:
+    """Text, or chat messages of `role` and `content`; raises Defect for anything else and for an empty one."""
+    if value is None or value == []:
+        raise Defect("prompt empty", "there is none")
+    if isinstance(value, list):
+        prompt = [_message(message) for message in value]
+        last = prompt[-1]["content"]
+    else:
+        last = prompt = _text(value, "prompt", "it")
+    if not last.strip():
+        raise Defect("prompt empty", "nothing but white space")
+    return prompt
+
+
+def read_answer(value: Any) -> str:
+    """The answer as text, from text or a number; raises Defect where there is none."""
+    if value is None or value != value:  # NaN is how some writers leave a cell empty
+        raise Defect("answer missing", "there is none")
+    if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
+        raise Defect("answer unparsable", f"it is {kind_of(value)}")
+    text = str(value).strip()
+    if not text:
+        raise Defect("answer missing", "nothing but white space")
+    if not is_text(text) or value in (float("inf"), float("-inf")):
+        raise Defect("answer unparsable", "it is infinite" if is_text(text) else "it is broken Unicode")
+    return text
+
+
+def as_traces(value: Any) -> list[Any]:
+    """What stands in an expert's place as a list of possible traces: a single one need not be in a list."""
+    if value is None or value != value:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def read_trace(value: Any, which: str) -> str:
+    """A trace's whole text, from text or an assistant's message; Defect if that or its `which` part is none."""
+    if isinstance(value, dict):
+        if value.get("role") not in (None, "assistant"):
+            raise Defect("expert not text", "it is another's message, not the assistant's")
+        value = value.get("content")
+    if value is None:
+        raise Defect("expert empty", "there is none")
+    text = _text(value, "expert", "it")
+    if not text.strip():
+        raise Defect("expert empty", "nothing but white space")
+    if not expert_part(text, which).strip():
+        raise Defect("expert empty", "nothing between <think> and </think>")
+    return text
+
+
+def _message(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise Defect("prompt not text", f"a message is {kind_of(value)}")
+    content = "" if value.get("content") is None else value["content"]
+    return {
+        "role": _text(value.get("role"), "prompt", "a message's role"),
+        "content": _text(content, "prompt", "a message's content"),
+    }
+
+
+def _text(value: Any, what: str, place: str) -> str:
+    if not isinstance(value, str):
+        raise Defect(f"{what} not text", f"{place} is {kind_of(value)}")
+    if not is_text(value):
+        raise Defect(f"{what} not text", f"{place} is broken Unicode")
+    return value
+
+
+def kind_of(value: Any) -> str:
+    """What a cell holds, in words for people."""
+    kinds = {"NoneType": "nothing", "bool": "a truth value", "str": "text", "list": "a list", "dict": "an object"}
+    name = type(value).__name__
+    return kinds.get(name, f"of type {name}" if name not in ("int", "float", "Decimal") else "a number")

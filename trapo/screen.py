@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from decimal import Decimal
 from itertools import islice
 from typing import Any
 
@@ -22,7 +21,7 @@ from datasets import Dataset
 
 from .checks import prompt_length
 from .config import TRAPOConfig
-from .data import BATCH, Cells, kind_of
+from .data import BATCH, Cells, Defect, as_traces, is_text, read_answer, read_prompt, read_trace
 from .grading import Grader, Verdict, boxed_answer
 from .text import Messages, expert_part, prompt_text, shorten
 
@@ -60,13 +59,6 @@ _NOT_PARSED = {
     "timeout": "math-verify does not come to an end",
     "error": "math-verify fails on it",
 }
-
-
-class Defect(Exception):
-    """What is wrong with a cell: one of `REASONS`, and a few words."""
-
-    def __init__(self, reason: str, detail: str):
-        self.reason, self.detail = reason, detail
 
 
 @dataclass
@@ -326,79 +318,3 @@ class Screen:
         """The main process's verdicts, on every rank: near a time limit two of them might not agree."""
         main = PartialState().is_main_process
         return broadcast_object_list([self.grader.grade(texts, golds, quick=quick) if main else None])[0]
-
-
-# -------------------------------------------------------------------- cells
-
-
-def is_text(value: Any) -> bool:
-    """Whether `value` is a string that can be written down: JSON may hold half a character, a lone surrogate."""
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def read_prompt(value: Any) -> str | Messages:
-    """Text, or chat messages of `role` and `content`; raises Defect for anything else and for an empty one."""
-    if value is None or value == []:
-        raise Defect("prompt empty", "there is none")
-    if isinstance(value, list):
-        prompt = [_message(message) for message in value]
-        last = prompt[-1]["content"]
-    else:
-        last = prompt = _text(value, "prompt", "it")
-    if not last.strip():
-        raise Defect("prompt empty", "nothing but white space")
-    return prompt
-
-
-def read_answer(value: Any) -> str:
-    """The answer as text, from text or a number; raises Defect where there is none."""
-    if isinstance(value, bool) or not (value is None or isinstance(value, (str, int, float, Decimal))):
-        raise Defect("answer unparsable", f"it is {kind_of(value)}")
-    if value is None or (isinstance(value, str) and not value.strip()) or value != value:
-        raise Defect("answer missing", "it is " + {type(None): "not there", str: "empty"}.get(type(value), "NaN"))
-    if not isinstance(value, str) and value in (float("inf"), -float("inf")):
-        raise Defect("answer unparsable", "it is infinite")
-    if not is_text(str(value)):
-        raise Defect("answer unparsable", "it is broken Unicode")
-    return str(value).strip()
-
-
-def as_traces(value: Any) -> list[Any]:
-    """What stands in an expert's place as a list of possible traces: a single one need not be in a list."""
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def read_trace(value: Any, which: str) -> str:
-    """A trace's whole text, from text or an assistant's message; Defect if that or its `which` part is none."""
-    if isinstance(value, dict):
-        if value.get("role") not in (None, "assistant"):
-            raise Defect("expert not text", "it is another's message, not the assistant's")
-        value = value.get("content")
-    if value is None:
-        raise Defect("expert empty", "there is none")
-    text = _text(value, "expert", "it")
-    if not text.strip():
-        raise Defect("expert empty", "nothing but white space")
-    if not expert_part(text, which).strip():
-        raise Defect("expert empty", "nothing between <think> and </think>")
-    return text
-
-
-def _message(value: Any) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise Defect("prompt not text", f"a message is {kind_of(value)}")
-    return {key: _text(value.get(key), "prompt", f"a message's {key}") for key in ("role", "content")}
-
-
-def _text(value: Any, what: str, place: str) -> str:
-    if not isinstance(value, str):
-        raise Defect(f"{what} not text", f"{place} is {kind_of(value)}")
-    if not is_text(value):
-        raise Defect(f"{what} not text", f"{place} is broken Unicode")
-    return value
