@@ -52,7 +52,7 @@ def train(
     Without arguments: TRAPO on the built-in world, on whatever device is there.
     """
     with one_line_errors():
-        from trapo import launch
+        from trapo import launch, stages
 
         if list_fields:
             typer.echo(launch.describe_fields())
@@ -67,7 +67,7 @@ def train(
         if dry_run:
             launch.print_plan(job, settings, launch.Console())
         else:
-            launch.train(job, settings, resume=resume)
+            stages.train(job, settings, resume=resume)
 
 
 @app.command()

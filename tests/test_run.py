@@ -22,30 +22,41 @@ def test_a_broken_line_elsewhere_is_an_error(tmp_path):
         list(read_jsonl(path))
 
 
+def checkpoint(folder, stage, step, complete=True):
+    path = (folder.checkpoints / "sft" if stage == "sft" else folder.checkpoints) / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    if complete:
+        write_whole(path / "trapo.json", "{}")
+
+
 def test_rewind_drops_what_came_after_the_checkpoint(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.begin({"config": {}})
-    folder.append("metrics.jsonl", [{"step": s} for s in (1, 2, 3, 4)])
-    folder.append("rollouts.jsonl", [{"step": s, "sample": i} for s in (1, 2, 3) for i in (0, 1)])
+    lines = [{"stage": "sft", "step": s} for s in (1, 2, 3)] + [{"stage": "rl", "step": s} for s in (1, 2, 3, 4)]
+    folder.append("metrics.jsonl", lines)
+    folder.append("rollouts.jsonl", [{"stage": "rl", "step": s, "sample": i} for s in (1, 2, 3) for i in (0, 1)])
     for step, complete in ((1, True), (2, True), (3, True), (4, False)):
-        (folder.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
-        if complete:
-            write_whole(folder.checkpoints / f"checkpoint-{step}" / "trapo.json", "{}")
+        checkpoint(folder, "rl", step, complete)
+        checkpoint(folder, "sft", step, complete)
     assert folder.last_checkpoint().name == "checkpoint-3"  # 4 is not complete
     with open(folder.path / "metrics.jsonl", "a") as file:
         file.write('{"step": 5, "lo')
     with pytest.warns(UserWarning):
-        folder.rewind(2)
-    assert folder.records("metrics.jsonl") == [{"step": 1}, {"step": 2}]
+        folder.rewind("rl", 2)
+    assert folder.records("metrics.jsonl") == lines[:5]
     assert [(r["step"], r["sample"]) for r in folder.records("rollouts.jsonl")] == [(1, 0), (1, 1), (2, 0), (2, 1)]
-    assert sorted(p.name for p in folder.checkpoints.iterdir()) == ["checkpoint-1", "checkpoint-2"]
+    assert sorted(p.name for p in folder.checkpoints.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+    assert folder.last_checkpoint("sft").name == "checkpoint-3"
+
+    folder.rewind("sft", 2)
+    assert folder.records("metrics.jsonl") == lines[:2] and folder.records("rollouts.jsonl") == []
+    assert folder.last_checkpoint() is None and folder.last_checkpoint("sft").name == "checkpoint-2"
 
 
 def test_newest_checkpoint_by_number_not_by_name(tmp_path):
     folder = RunFolder(tmp_path)
     for step in (9, 10):
-        (folder.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
-        write_whole(folder.checkpoints / f"checkpoint-{step}" / "trapo.json", "{}")
+        checkpoint(folder, "rl", step)
     assert folder.last_checkpoint().name == "checkpoint-10"
 
 

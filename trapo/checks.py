@@ -52,14 +52,18 @@ def check_inputs(args: TRAPOConfig, reward_funcs, train_dataset, processing_clas
         )
     if columns & {"image", "images"}:
         raise ValueError("train_dataset has images: vision-language models are not supported, remove the column")
-    if args.micro_groups().guides:
+    if args.micro_groups().guides or "sft" in args.stages:
+        what = "the SFT stage learns" if "sft" in args.stages else f"guidance {args.guidance!r} shows"
         if "expert" not in columns:
             raise ValueError(
-                f"guidance {args.guidance!r} shows experts' traces, but train_dataset has no column expert: add it, or "
-                "set guidance='none' (plain GRPO)"
+                f"{what} experts' traces, but train_dataset has no column expert: add it, or train plain GRPO "
+                "(guidance='none', stages=['rl'])"
             )
         if isinstance(train_dataset, Dataset) and not any(train_dataset["expert"]):
-            raise ValueError("no row of train_dataset has an expert trace: fill the column, or set guidance='none'")
+            raise ValueError(
+                f"{what} experts' traces, but no row of train_dataset has one: fill the column expert, or train plain "
+                "GRPO (guidance='none', stages=['rl'])"
+            )
     if isinstance(train_dataset, Dataset):
         prompts = args.generation_batch_size // args.num_generations
         if len(train_dataset) < prompts:

@@ -1,6 +1,6 @@
 """TRAPOConfig: TRL's GRPOConfig plus guidance and the expert's loss, with every known trap checked before any work."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib import metadata
 from typing import Any
 
@@ -11,6 +11,7 @@ from trl import GRPOConfig
 from . import expert
 from .guidance import PRESETS, MicroGroups, no_guidance
 from .rollout import SCHEDULES
+from .run import STAGES
 from .text import EXPERT_TEXTS, TEMPLATES, TOO_LONG
 
 # One gradient whatever the split into micro-batches: TRL's loss types whose denominator does not depend on the split.
@@ -89,9 +90,24 @@ class TRAPOConfig(GRPOConfig):
     )
     gamma: float = field(default=0.1, metadata={"help": "The constant of the luffy weight, gamma p / (p + gamma)^2."})
     expert_coef: float = field(default=1.0, metadata={"help": "Coefficient of the expert's loss in the joint loss."})
+    rl_coef: float = field(default=1.0, metadata={"help": "Coefficient of the GRPO loss in the joint loss."})
     entropy_on_expert: bool = field(
         default=False,
         metadata={"help": "Whether the entropy bonus (entropy_coef) also averages over the expert's trained tokens."},
+    )
+    # Stages
+    stages: list[str] = field(
+        default_factory=lambda: ["rl"],
+        metadata={"help": "'rl'; 'sft' (TRL's SFTTrainer on whole demonstrations); or both: sft, then rl."},
+    )
+    sft_epochs: float = field(default=3.0, metadata={"help": "Epochs of the SFT stage over all demonstrations."})
+    sft_max_steps: int = field(default=-1, metadata={"help": "If positive, steps of the SFT stage; beats sft_epochs."})
+    sft_batch_size: int = field(default=64, metadata={"help": "Demonstrations per SFT step, over all processes."})
+    sft_learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate of the SFT stage."})
+    sft_lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule of the SFT stage."})
+    sft_warmup_ratio: float = field(default=0.1, metadata={"help": "Share of the SFT steps for the warm-up."})
+    sft_loss_type: str = field(
+        default="nll", metadata={"help": "TRL's loss of the SFT stage: 'nll', or 'dft' (weighted by p)."}
     )
     # Rollouts
     schedule: str = field(
@@ -189,13 +205,23 @@ class TRAPOConfig(GRPOConfig):
 
         `alpha` is always there; it is None for a method that has none.
         """
-        settings = {"expert_weight": self.expert_weight, "alpha": None}
+        settings = {"stages": list(self.stages), "expert_weight": self.expert_weight, "alpha": None}
         if self.trains_expert_tokens:
             settings |= {name: getattr(self, name) for name in expert.weight_parameters(self.expert_weight)}
-        return settings | {"expert_coef": self.expert_coef, "guidance": self.micro_groups().settings()}
+        names = ["expert_coef", "rl_coef", "temperature"]
+        if "sft" in self.stages:
+            names += [f.name for f in fields(TRAPOConfig) if f.name.startswith("sft_")]
+        return settings | {n: getattr(self, n) for n in names} | {"guidance": self.micro_groups().settings()}
 
     def _check_method(self) -> None:
         expert.weight_parameters(self.expert_weight)
+        if tuple(self.stages) not in (("rl",), ("sft",), STAGES):
+            raise ValueError(f"stages are {', '.join(self.stages) or 'none'}: choose rl, sft, or sft rl")
+        if "sft" in self.stages and (self.sft_batch_size < 1 or (self.sft_max_steps < 1 and self.sft_epochs <= 0)):
+            raise ValueError(
+                f"the SFT stage would have no step: sft_batch_size is {self.sft_batch_size}, sft_epochs "
+                f"{self.sft_epochs}, sft_max_steps {self.sft_max_steps}; make them positive"
+            )
         names = {"template": TEMPLATES, "expert_text": EXPERT_TEXTS, "expert_too_long": TOO_LONG}
         for name, choices in names.items():
             if (value := getattr(self, name)) not in choices:
@@ -227,7 +253,6 @@ class TRAPOConfig(GRPOConfig):
         refused = {
             "use_vllm": "the samples need one seed each and expert prefixes: leave it off, the embedded engine is used",
             "use_transformers_continuous_batching": "it casts the live model to bf16 for good: leave it off",
-            "use_adaptive_entropy": "its bonus is a mean per micro-batch: use a fixed entropy_coef",
             "generation_kwargs": "it would change the sampling distribution behind the loss: use temperature, top_p",
             "use_liger_kernel": "TRL 1.16 deprecates it and computes log-probabilities in chunks already: leave it off",
         }

@@ -1,13 +1,11 @@
-"""From a command line to a finished run folder: configuration in layers, the plan, training, the summary."""
+"""From a command line to a job: configuration in layers, model and rows, the plan."""
 
 import argparse
 import difflib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import datasets
@@ -15,22 +13,16 @@ import torch
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PrinterCallback, ProgressCallback
-from transformers.utils import logging as transformers_logging
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import TrlParser
 
 from .config import TRAPOConfig
 from .data import read_rows
 from .grading import Grader
-from .progress import ProgressLine
 from .recipe import load_recipe, load_yaml
-from .run import DROPPED, RunFolder, write_whole
+from .run import DROPPED, RunFolder
 from .screen import Report, Screen
 from .text import end_trace, expert_part, prompt_text, shorten
-from .trainer import TRAPOTrainer
-
-# What a resumed run may change: where and how it runs and is reported, not what is computed.
-FREE_ON_RESUME = {"output_dir", "resume_from_checkpoint", "report_to", "run_name", "logging_dir", "disable_tqdm"}
 
 
 @dataclass
@@ -187,100 +179,6 @@ def print_data(job: Job, console: Console) -> None:
     """What screening found in the user's files, and the first row as the model reads it."""
     for line in [line for report in job.reports for line in report.lines()] + ([job.shown] if job.shown else []):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def train(job: Job, config: TRAPOConfig, *, resume: bool = False, console: Console | None = None) -> RunFolder:
-    """Train, evaluate before and after, save `final/`, print the summary.
-
-    Raises:
-        ValueError, FileExistsError: before any work, in one line with the remedy.
-    """
-    console = console or Console()
-    transformers_logging.disable_progress_bar()
-    folder = RunFolder(config.output_dir)
-    checkpoint = _resume_point(folder, config) if resume else folder.check_free()
-    model, tokenizer = load_model(job.model_path, config.trust_remote_code)
-    held_out = job.held_out or None
-    trainer = TRAPOTrainer(
-        model, args=config, train_dataset=job.train, eval_dataset=held_out, processing_class=tokenizer
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
-    trainer.recorder.job = {"recipe": job.recipe, "model": job.model, "data": job.data}
-    trainer.recorder.begin(checkpoint)
-    trainer.add_callback(ProgressLine(trainer, console))
-    if trainer.accelerator.is_main_process:
-        settings = config.method_settings()
-        console.print(f"[bold]{job.recipe}[/] (alpha {settings['alpha']}) on {job.model}, {job.data}: {folder.path}")
-        print_data(job, console)
-        if job.reports:
-            dropped = [record for report in job.reports for record in report.dropped]
-            write_whole(folder.path / DROPPED, "".join(json.dumps(record) + "\n" for record in dropped))
-    if held_out and not folder.records("evals.jsonl"):
-        trainer.evaluate()
-    trainer.train(resume_from_checkpoint=checkpoint)
-    if held_out and folder.records("evals.jsonl")[-1]["step"] < trainer.state.global_step:
-        trainer.evaluate()
-    trainer.save_model(folder.final)
-    if trainer.accelerator.is_main_process:
-        print_summary(folder, console)
-    return folder
-
-
-def _resume_point(folder: RunFolder, config: TRAPOConfig) -> str | None:
-    """The checkpoint to go on from; None, with the folder cleared, if the run died before the first one."""
-    if not folder.has_run():
-        raise ValueError(f"{folder.path} holds no run to resume: start it without --resume, or name its --output_dir")
-    if folder.final.exists():
-        raise ValueError(f"{folder.path} is finished: look at {folder.final}, or start a new run in another output_dir")
-    before = json.loads((folder.path / "run.json").read_text())["config"]
-    now = json.loads(json.dumps(config.to_dict(), default=str))
-    changed = [k for k in sorted(before | now) if k not in FREE_ON_RESUME and before.get(k) != now.get(k)]
-    if changed:
-        differences = ", ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed)
-        raise ValueError(f"{folder.path} was begun with another configuration: {differences}")
-    checkpoint = folder.last_checkpoint()
-    if checkpoint is None:
-        folder.clear()
-    return str(checkpoint) if checkpoint else None
-
-
-def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval for a proportion (Wilson 1927): never empty, also at 0 of n."""
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    p, scale = successes / n, 1 + z * z / n
-    centre = (p + z * z / (2 * n)) / scale
-    half = z / scale * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    return max(centre - half, 0.0), min(centre + half, 1.0)
-
-
-def print_summary(folder: RunFolder, console: Console) -> None:
-    """Held-out accuracy before and after with 95% intervals, time, and where everything lies."""
-    evals = folder.records("evals.jsonl")
-    if evals:
-        table = Table("held-out set", "samples", "before", "after", title="Accuracy (95% Wilson interval)")
-        for name in dict.fromkeys(record["set"] for record in evals):
-            records = [record for record in evals if record["set"] == name]
-            cells = []
-            for record in (records[0], records[-1]):
-                low, high = wilson(record["reward"] * record["samples"], record["samples"])
-                cells.append(f"{record['reward']:.3f} ({low:.3f} to {high:.3f})")
-            table.add_row(name, str(records[-1]["samples"]), *cells)
-        console.print(table)
-    steps = folder.records("metrics.jsonl")
-    if steps:
-        parts = ("rollout", "grading", "update")
-        mean = {p: sum(s.get(f"seconds/{p}", 0.0) for s in steps) / len(steps) for p in ("step", *parts)}
-        shares = ", ".join(f"{p} {mean[p] / max(mean['step'], 1e-9):.0%}" for p in parts)
-        console.print(
-            f"{steps[-1]['step']} steps of {mean['step']:.2f} s ({shares}); {steps[-1]['seen/samples']} samples and "
-            f"{steps[-1]['seen/demonstrations']} demonstrations seen",
-            soft_wrap=True,
-        )
-    console.print(
-        f"[bold]Run folder:[/] {folder.path}  (metrics.jsonl, rollouts.jsonl; the model: {folder.final})",
-        soft_wrap=True,
-    )
 
 
 def file_job(

@@ -1,21 +1,31 @@
-"""The live line of a training run: step, reward, held-out accuracy, speed, time left."""
+"""What a run shows: the live line (step, reward, held-out accuracy, speed, time left) and, at its end, the summary."""
 
 import time
+from statistics import NormalDist
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from transformers import TrainerCallback
+
+from .run import RunFolder
 
 LINES_WITHOUT_TERMINAL = 10  # a log file gets this many lines over the training, not a bar
 
 
 class ProgressLine(TrainerCallback):
-    """A rich progress bar in a terminal, a line now and then elsewhere."""
+    """A rich progress bar in a terminal, a line now and then elsewhere.
 
-    def __init__(self, trainer, console: Console):
-        self.trainer, self.console = trainer, console
+    Args:
+        trainer: of this stage.
+        console: to print to.
+        held_out: the newest accuracies by held-out set; the stages of a run share them.
+    """
+
+    def __init__(self, trainer, console: Console, held_out: dict[str, float]):
+        self.trainer, self.console, self.held_out = trainer, console, held_out
+        self.stage = trainer.recorder.stage
         self.figures: dict[str, float] = {}
-        self.held_out: dict[str, float] = {}
         self.progress: Progress | None = None
         self.task = None
         self._started = time.perf_counter()
@@ -26,14 +36,19 @@ class ProgressLine(TrainerCallback):
         self._started, self._first_step = time.perf_counter(), state.global_step
         if not state.is_world_process_zero or not self.console.is_terminal:
             return
-        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(20), TextColumn("{task.description}"))
+        columns = (
+            TextColumn(f"{self.stage} step"),
+            MofNCompleteColumn(),
+            BarColumn(20),
+            TextColumn("{task.description}"),
+        )
         self.progress = Progress(*columns, TimeRemainingColumn(), console=self.console)
         self.task = self.progress.add_task("", total=state.max_steps, completed=state.global_step)
         self.progress.start()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Take up new figures."""
-        prefix = self.trainer.eval_prefix
+        prefix = getattr(self.trainer, "eval_prefix", "eval")
         if logs and f"{prefix}_reward" in logs:
             self.held_out[prefix.removeprefix("eval_")] = logs[f"{prefix}_reward"]
         elif logs and "loss" in logs:
@@ -54,15 +69,58 @@ class ProgressLine(TrainerCallback):
             done = state.global_step - self._first_step
             left = (time.perf_counter() - self._started) / done * (state.max_steps - state.global_step)
             self.console.print(
-                f"step {state.global_step}/{state.max_steps}  {self._text()}  {left:.0f} s left", soft_wrap=True
+                f"{self.stage} step {state.global_step}/{state.max_steps}  {self._text()}  {left:.0f} s left",
+                soft_wrap=True,
             )
 
     def _text(self) -> str:
         f = self.figures
-        parts = [f"reward {kind} {f[f'reward/{kind}']:.2f}" for kind in ("plain", "guided") if f"reward/{kind}" in f]
+        parts = [f"loss {f['loss']:.3f}"] if self.stage == "sft" else []
+        parts += [f"reward {kind} {f[f'reward/{kind}']:.2f}" for kind in ("plain", "guided") if f"reward/{kind}" in f]
         if self.held_out:
             name, accuracy = next(iter(self.held_out.items()))
             parts.append(f"{name} {accuracy:.3f}")
         tokens = f.get("tokens/rollout", 0) + f.get("tokens/update", 0)
         parts.append(f"{tokens / max(f.get('seconds/step', 0), 1e-9):.0f} tokens/s")
         return "  ".join(parts)
+
+
+def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval for a proportion (Wilson 1927): never empty, also at 0 of n."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    p, scale = successes / n, 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / scale
+    half = z / scale * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def print_summary(folder: RunFolder, console: Console) -> None:
+    """Held-out accuracy before and after with 95% intervals, time, and where everything lies."""
+    evals = folder.records("evals.jsonl")
+    if evals:
+        between = [r for r in evals if r["stage"] == "sft" and r["step"] > 0 and evals[-1]["stage"] == "rl"]
+        columns = ("before", *(("after SFT",) if between else ()), "after")
+        table = Table("held-out set", "samples", *columns, title="Accuracy (95% Wilson interval)")
+        for name in dict.fromkeys(record["set"] for record in evals):
+            records = [record for record in evals if record["set"] == name]
+            cells = []
+            for record in (records[0], *(r for r in between if r["set"] == name), records[-1]):
+                low, high = wilson(record["reward"] * record["samples"], record["samples"])
+                cells.append(f"{record['reward']:.3f} ({low:.3f} to {high:.3f})")
+            table.add_row(name, str(records[-1]["samples"]), *cells)
+        console.print(table)
+    metrics = folder.records("metrics.jsonl")
+    for stage in dict.fromkeys(record["stage"] for record in metrics):
+        steps = [record for record in metrics if record["stage"] == stage]
+        parts = ("rollout", "grading", "update") if stage == "rl" else ()
+        mean = {p: sum(s.get(f"seconds/{p}", 0.0) for s in steps) / len(steps) for p in ("step", *parts)}
+        shares = ", ".join(f"{p} {mean[p] / max(mean['step'], 1e-9):.0%}" for p in parts)
+        console.print(
+            f"{stage}: {steps[-1]['step']} steps of {mean['step']:.2f} s{f' ({shares})' if shares else ''}; so far "
+            f"{steps[-1]['seen/samples']} samples and {steps[-1]['seen/demonstrations']} demonstrations seen",
+            soft_wrap=True,
+        )
+    console.print(
+        f"[bold]Run folder:[/] {folder.path}  (metrics.jsonl, rollouts.jsonl; the model: {folder.final})",
+        soft_wrap=True,
+    )

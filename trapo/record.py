@@ -15,22 +15,66 @@ if TYPE_CHECKING:
     from .trainer import TRAPOTrainer
 
 
-class RunRecorder(TrainerCallback):
-    """Keeps run.json, metrics.jsonl, evals.jsonl and rollouts.jsonl, and the counts that a resumed run goes on with."""
+class StageRecorder(TrainerCallback):
+    """What recording has in common in all stages: the folder, the counts so far, the step's clock.
 
-    def __init__(self, trainer: "TRAPOTrainer"):
-        self.trainer = trainer
-        self.folder = RunFolder(trainer.args.output_dir)
-        self.samples = 0  # drawn from the policy so far, on all ranks
-        self.shown: set[str] = set()  # "prompt id:trace" of every demonstration shown so far, whole or in part
-        self.job: dict[str, Any] = {}  # names of recipe, model and data, where a command started this
-        self._begun = False
+    Attributes:
+        samples: drawn from the policy so far, on all ranks.
+        shown: "prompt id:trace" of every demonstration shown so far, whole or in part.
+    """
+
+    def __init__(self, trainer, folder: RunFolder, stage: str):
+        self.trainer, self.folder, self.stage = trainer, folder, stage
+        self.samples = 0
+        self.shown: set[str] = set()
         self._step_started = 0.0
         self._step_seconds: list[float] = []
 
     @property
     def _main(self) -> bool:
         return self.trainer.accelerator.is_main_process
+
+    def take_up(self, checkpoint: Path) -> dict[str, Any]:
+        """The counts at a checkpoint, or at the end of the SFT stage: what its last file says."""
+        state = json.loads((checkpoint / MARKER).read_text())
+        self.samples, self.shown = state["samples"], set(state["shown"])
+        return state
+
+    def mark(self, checkpoint: Path) -> None:
+        """Write the last file of a checkpoint: the counts, and by being there, that it is complete."""
+        if self._main:
+            state = {"stage": self.stage, "step": self.trainer.state.global_step, "samples": self.samples}
+            write_whole(checkpoint / MARKER, json.dumps(state | {"shown": sorted(self.shown)}))
+
+    def append(self, name: str, records: list[dict[str, Any]]) -> None:
+        """Append lines of this stage to one of the folder's logs."""
+        self.folder.append(name, [{"stage": self.stage} | record for record in records])
+
+    def step_figures(self) -> dict[str, float]:
+        """The counts so far, and the mean seconds of the steps since the last call, the optimizer's included."""
+        figures = {"seen/samples": self.samples, "seen/demonstrations": len(self.shown)}
+        if self._step_seconds:
+            figures["seconds/step"] = sum(self._step_seconds) / len(self._step_seconds)
+            self._step_seconds.clear()
+        return figures
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Start the step's clock."""
+        self._step_started = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Stop the step's clock."""
+        self._step_seconds.append(time.perf_counter() - self._step_started)
+
+
+class RunRecorder(StageRecorder):
+    """Keeps run.json, metrics.jsonl, evals.jsonl and rollouts.jsonl, and the counts that a resumed run goes on with."""
+
+    def __init__(self, trainer: "TRAPOTrainer"):
+        super().__init__(trainer, RunFolder(trainer.args.output_dir), "rl")
+        self.job: dict[str, Any] = {}  # names of recipe, model and data, where a command started this
+        self.at: tuple[str, int] | None = None  # stage and step that evaluations are recorded under, if not the own
+        self._begun = False
 
     def begin(self, checkpoint: str | None = None) -> None:
         """Start the run's record, or take it up again from `checkpoint`; a second call changes nothing.
@@ -43,16 +87,18 @@ class RunRecorder(TrainerCallback):
         self._begun = True
         if checkpoint is None:
             self.folder.check_free()  # on every rank, before the first one writes: all must stop, or none
-        else:
-            state = json.loads((Path(checkpoint) / MARKER).read_text())
-            self.samples, self.shown = state["samples"], set(state["shown"])
         self.trainer.accelerator.wait_for_everyone()
-        if not self._main:
-            return
-        if checkpoint is None:
+        if checkpoint is not None:
+            self.go_on(Path(checkpoint))
+        elif self._main:
             self.folder.begin(self.describe())
-        else:
-            self.folder.rewind(state["step"])
+
+    def go_on(self, checkpoint: Path) -> None:
+        """Take up a begun run at a checkpoint, or at the end of its SFT stage."""
+        self._begun = True
+        state = self.take_up(checkpoint)
+        if self._main:
+            self.folder.rewind(state["stage"], state["step"])
 
     def describe(self) -> dict[str, Any]:
         """The content of run.json."""
@@ -81,7 +127,7 @@ class RunRecorder(TrainerCallback):
         if self.trainer.args.log_rollouts:
             lines = gather_object([self._line(row, a) for row, a in zip(rows, advantages, strict=True)])
             if self._main:
-                self.folder.append("rollouts.jsonl", lines)
+                self.append("rollouts.jsonl", lines)
 
     def _line(self, row: Row, advantage: float) -> dict[str, Any]:
         decode = self.trainer._tokenizer.decode
@@ -106,31 +152,6 @@ class RunRecorder(TrainerCallback):
             "own_ids": list(row.own_ids),
         }
 
-    def step_figures(self, logs: dict[str, float]) -> dict[str, float]:
-        """The counts so far, and the time of the update: a step's seconds less those of rollout and grading."""
-        figures = {"seen/samples": self.samples, "seen/demonstrations": len(self.shown)}
-        if self._step_seconds:
-            figures["seconds/step"] = sum(self._step_seconds) / len(self._step_seconds)
-            spent = logs.get("seconds/rollout", 0.0) + logs.get("seconds/grading", 0.0)
-            figures["seconds/update"] = figures["seconds/step"] - spent
-            self._step_seconds.clear()
-        return figures
-
-    def mark_checkpoint(self) -> None:
-        """Write the last file of a checkpoint: the counts, and by being there, that it is complete."""
-        if self._main:
-            step = self.trainer.state.global_step
-            state = {"step": step, "samples": self.samples, "shown": sorted(self.shown)}
-            write_whole(self.folder.checkpoints / f"checkpoint-{step}" / MARKER, json.dumps(state))
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        """Start the step's clock."""
-        self._step_started = time.perf_counter()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        """Stop the step's clock, the optimizer's step included."""
-        self._step_seconds.append(time.perf_counter() - self._step_started)
-
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Append a line to metrics.jsonl (training) or evals.jsonl (a held-out set, its name in `set`)."""
         prefix = self.trainer.eval_prefix
@@ -141,9 +162,10 @@ class RunRecorder(TrainerCallback):
             figures = {k.removeprefix(f"{prefix}_"): v for k, v in logs.items() if k.startswith(f"{prefix}_")}
             figures.pop("loss", None)  # a constant 0, see prediction_step
             name = prefix.removeprefix("eval").strip("_") or "eval"
-            self.folder.append("evals.jsonl", [{"step": state.global_step, "set": name} | figures])
+            stage, step = self.at or (self.stage, state.global_step)
+            self.append("evals.jsonl", [{"stage": stage, "step": step, "set": name} | figures])
         elif "loss" in logs:
-            self.folder.append("metrics.jsonl", [{"step": state.global_step} | logs])
+            self.append("metrics.jsonl", [{"step": state.global_step} | logs])
 
 
 def _length(dataset) -> int | None:

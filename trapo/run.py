@@ -12,6 +12,7 @@ Files are written whole or not at all; JSONL lines are flushed one by one, and a
 """
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -27,6 +28,7 @@ PACKAGES = ("trapo", "torch", "transformers", "trl", "accelerate", "datasets", "
 DROPPED = "dropped.jsonl"
 LOGS = ("metrics.jsonl", "evals.jsonl", "rollouts.jsonl")
 MARKER = "trapo.json"  # written last into a checkpoint: it is complete
+STAGES = ("sft", "rl")  # in the order in which a run goes through them
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -65,18 +67,26 @@ class RunFolder:
         return self.path / "final"
 
     @property
+    def sft(self) -> Path:
+        """Where the model after an SFT stage lies; it appears whole, when the stage is over."""
+        return self.path / "sft"
+
+    @property
     def checkpoints(self) -> Path:
-        """Where checkpoints lie, `checkpoint-STEP` each."""
+        """Where the checkpoints of the RL stage lie, `checkpoint-STEP` each; those of SFT lie in `sft` below it."""
         return self.path / "checkpoints"
 
     def has_run(self) -> bool:
         """Whether a run was begun here."""
         return (self.path / "run.json").exists()
 
-    def last_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint."""
-        complete = [p.parent for p in self.checkpoints.glob(f"checkpoint-*/{MARKER}")]
-        return max(complete, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+    def last_checkpoint(self, stage: str = "rl") -> Path | None:
+        """The newest complete checkpoint of a stage."""
+        complete = [path for path in self._checkpoints(stage) if (path / MARKER).exists()]
+        return max(complete, key=_step_of, default=None)
+
+    def _checkpoints(self, stage: str) -> list[Path]:
+        return list((self.checkpoints / "sft" if stage == "sft" else self.checkpoints).glob("checkpoint-*"))
 
     def check_free(self) -> None:
         """Raise, with the remedy, if a run was begun here (FileExistsError) or none can be (ValueError)."""
@@ -100,16 +110,18 @@ class RunFolder:
             path.unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
-    def rewind(self, step: int) -> None:
-        """Drop what a killed run wrote after `step`: later lines, and checkpoints later or incomplete."""
+    def rewind(self, stage: str, step: int) -> None:
+        """Drop what a killed run wrote after `step` of `stage`: later lines, and checkpoints later or incomplete."""
+        here = (STAGES.index(stage), step)
         for name in LOGS:
             path = self.path / name
             if path.exists():
-                kept = [json.dumps(r) for r in read_jsonl(path) if r["step"] <= step]
+                kept = [json.dumps(r) for r in read_jsonl(path) if (STAGES.index(r["stage"]), r["step"]) <= here]
                 write_whole(path, "".join(line + "\n" for line in kept))
-        for checkpoint in self.checkpoints.glob("checkpoint-*"):
-            if int(checkpoint.name.rpartition("-")[2]) > step or not (checkpoint / MARKER).exists():
-                shutil.rmtree(checkpoint)
+        for s in STAGES:
+            for checkpoint in self._checkpoints(s):
+                if (STAGES.index(s), _step_of(checkpoint)) > here or not (checkpoint / MARKER).exists():
+                    shutil.rmtree(checkpoint)
 
     def append(self, name: str, records: Iterable[dict[str, Any]]) -> None:
         """Append records to one of `LOGS`, flushed."""
@@ -122,6 +134,19 @@ class RunFolder:
         """All records of one of `LOGS`, [] where the file is not there."""
         path = self.path / name
         return list(read_jsonl(path)) if path.exists() else []
+
+
+def check_finite(loss: float, step: int, checkpoint: Path | None) -> None:
+    """Stop a run whose loss is NaN or infinite before it ruins the weights; FloatingPointError with the remedy."""
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"the loss is {loss} at step {step}: lower the learning rate or the expert_coef, and resume from "
+            f"{checkpoint or 'the start (no checkpoint was saved yet)'}"
+        )
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def environment() -> dict[str, Any]:

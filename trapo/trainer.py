@@ -29,6 +29,8 @@ from .grading import STATUSES, Grader
 from .guidance import Trace, no_guidance
 from .record import RunRecorder
 from .rollout import Group, Row, roll_out
+from .run import check_finite
+from .sft import Demonstration
 from .text import apply_template, end_trace, expert_part
 
 
@@ -103,6 +105,7 @@ class TRAPOTrainer(GRPOTrainer):
             checks.check_model(args, self.model, self._tokenizer, self.train_dataset)
         # TRL's entropy bonus is a mean per micro-batch, so it depends on the split; `_compute_loss` has another.
         self._entropy_bonus_enabled = False
+        self._step_entropy = torch.zeros((), device=self.accelerator.device)
         self.recorder = RunRecorder(self)
         self.add_callback(self.recorder)
 
@@ -184,13 +187,21 @@ class TRAPOTrainer(GRPOTrainer):
             seen[prompt_id] += 1
             if seen[prompt_id] > 1:  # the same prompt twice in a batch: its samples must not be the same too
                 prompt_id += f"#{seen[prompt_id]}"
-            groups.append(Group(prompt_id, tuple(ids), self._traces(row), row))
+            guided = self._mode == "train" and self.guidance.guides
+            groups.append(Group(prompt_id, tuple(ids), self._traces(row) if guided else [], row))
         return groups
+
+    def demonstrations(self) -> list[Demonstration]:
+        """Every expert trace of the training rows as an SFT stage learns it: the tokens that RL would show."""
+        found = []
+        for row in self.train_dataset:
+            (group,) = self._groups([row])
+            traces = group.traces or self._traces(row)
+            found += [Demonstration(f"{group.prompt_id}:{i}", group.prompt_ids, t.ids) for i, t in enumerate(traces)]
+        return found
 
     def _traces(self, row: dict[str, Any]) -> list[Trace]:
         """Expert traces as tokens: the part that is used, EOS, and not more than max_completion_length."""
-        if self._mode == "eval" or not self.guidance.guides:
-            return []
         expert = row.get("expert") or []
         traces = []
         for text in [expert] if isinstance(expert, str) else expert:
@@ -267,7 +278,7 @@ class TRAPOTrainer(GRPOTrainer):
         return result
 
     def _compute_loss(self, model, inputs: dict[str, Any]) -> Tensor:
-        """Joint loss of a micro-batch: TRL's policy loss + expert_coef * expert loss - entropy_coef * entropy.
+        """Joint loss of a micro-batch: rl_coef * TRL's loss + expert_coef * expert loss - entropy_coef * entropy.
 
         All three have one denominator for the whole optimizer step, so the gradient does not depend on the split.
         """
@@ -277,7 +288,7 @@ class TRAPOTrainer(GRPOTrainer):
         if self.loss_type in ("grpo", "sapo"):  # a mean per row: the row's denominator counts its expert tokens too
             own, trained = own_mask.sum(1), (own_mask + expert_mask).sum(1)
             inputs = inputs | {"advantages": inputs["advantages"] * own / trained.clamp(min=1)}
-        loss = super()._compute_loss(model, inputs)
+        loss = self.args.rl_coef * super()._compute_loss(model, inputs)
         (logp, entropy), self._forward = self._forward, None
         accumulation = self.current_gradient_accumulation_steps if self.model.training else 1
         if self.args.trains_expert_tokens:
@@ -286,11 +297,29 @@ class TRAPOTrainer(GRPOTrainer):
             reduced = self._reduce(per_token, own_mask + expert_mask, inputs) / accumulation
             loss = loss + self.args.expert_coef * reduced
             self._measure_expert(tokens, w)
-        if self.entropy_coef:
+        if self.entropy_coef or self.use_adaptive_entropy:
             mask = own_mask + expert_mask if self.args.entropy_on_expert else own_mask
             bonus = (entropy * mask).sum() / self._per_window(inputs["entropy_items"])
-            loss = loss - self.entropy_coef * bonus / accumulation
+            if not self.use_adaptive_entropy or self._last_world_entropy <= self.args.entropy_target:
+                loss = loss - self.entropy_coef * bonus / accumulation
+            if self.use_adaptive_entropy and self.model.training:
+                self._adapt_entropy(bonus.detach() / accumulation)
         return loss
+
+    def _adapt_entropy(self, share: Tensor) -> None:
+        """Skywork-OR1's controller (arXiv 2505.22312): at the end of a step, move the coefficient towards the target.
+
+        TRL has the same rule and saves the same two attributes with a checkpoint, but measures a mean per micro-batch.
+        `share` is this micro-batch's part of the step's mean entropy.
+        """
+        self._step_entropy += share
+        if self.accelerator.sync_gradients:
+            self._last_world_entropy = self.accelerator.reduce(self._step_entropy, "mean").item()
+            low = self._last_world_entropy <= self.args.entropy_target
+            coef = self.entropy_coef + (self.args.entropy_coef_delta if low else -self.args.entropy_coef_delta)
+            self.entropy_coef = min(max(coef, self.args.entropy_coef_min), self.args.entropy_coef_max)
+            self._add("entropy_coef", self.entropy_coef)
+            self._step_entropy = torch.zeros_like(share)
 
     def _reduce(self, per_token: Tensor, trained_mask: Tensor, inputs: dict[str, Any]) -> Tensor:
         """(B, T) to a scalar, by the denominator that TRL gives the policy loss of this loss_type."""
@@ -379,18 +408,15 @@ class TRAPOTrainer(GRPOTrainer):
                     logs[f"{self.eval_prefix}_samples"] = round(count)
             sums.clear()
             if training:
-                logs |= self.recorder.step_figures(logs)
+                logs |= self.recorder.step_figures()
+                spent = logs.get("seconds/rollout", 0.0) + logs.get("seconds/grading", 0.0)
+                logs["seconds/update"] = logs.get("seconds/step", spent) - spent
         super().log(logs, start_time)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
         """As in TRL, and a NaN or infinite loss stops the run instead of ruining the weights."""
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
-            last = self.recorder.folder.last_checkpoint()
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}: lower the learning rate or the "
-                f"expert_coef, and resume from {last or 'the start (no checkpoint was saved yet)'}"
-            )
+        check_finite(loss.item(), self.state.global_step + 1, self.recorder.folder.last_checkpoint())
         return loss
 
     # ---------------------------------------------------------------- run folder
@@ -416,4 +442,4 @@ class TRAPOTrainer(GRPOTrainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         super()._save_checkpoint(model, trial)
-        self.recorder.mark_checkpoint()
+        self.recorder.mark(self.recorder.folder.checkpoints / f"checkpoint-{self.state.global_step}")

@@ -1,0 +1,121 @@
+"""From a job to a finished run folder: evaluate, SFT stage, RL stage, evaluate, save; and going on after a kill."""
+
+import gc
+import json
+from pathlib import Path
+
+from rich.console import Console
+from transformers import PrinterCallback, ProgressCallback
+from transformers.utils import logging as transformers_logging
+
+from .config import TRAPOConfig
+from .launch import Job, load_model, print_data
+from .progress import ProgressLine, print_summary
+from .run import DROPPED, MARKER, RunFolder, write_whole
+from .sft import SFTStage
+from .trainer import TRAPOTrainer
+
+# What a resumed run may change: where and how it runs and is reported, not what is computed.
+FREE_ON_RESUME = {"output_dir", "resume_from_checkpoint", "report_to", "run_name", "logging_dir", "disable_tqdm"}
+
+
+def train(job: Job, config: TRAPOConfig, *, resume: bool = False, console: Console | None = None) -> RunFolder:
+    """Train through the stages of `config`, evaluate before, between and after, save `final/`, print the summary.
+
+    Raises:
+        ValueError, FileExistsError: before any work, in one line with the remedy.
+    """
+    console = console or Console()
+    transformers_logging.disable_progress_bar()
+    folder = RunFolder(config.output_dir)
+    point = _resume_point(folder, config) if resume else folder.check_free()
+    trainer = _trainer(job, config, folder)
+    accuracies: dict[str, float] = {}
+    if point is None:
+        trainer.recorder.begin()
+    else:
+        trainer.recorder.go_on(point)
+    main = trainer.accelerator.is_main_process
+    if main:
+        alpha = config.method_settings()["alpha"]
+        console.print(f"[bold]{job.recipe}[/] (alpha {alpha}) on {job.model}, {job.data}: {folder.path}")
+        print_data(job, console)
+        if job.reports:
+            dropped = [record for report in job.reports for record in report.dropped]
+            write_whole(folder.path / DROPPED, "".join(json.dumps(record) + "\n" for record in dropped))
+    trainer.add_callback(ProgressLine(trainer, console, accuracies))
+    _evaluate(trainer, job, config.stages[0], 0)
+    if "sft" in config.stages:
+        if not folder.sft.exists():
+            stage = _sft_stage(trainer, config, folder, point)
+            stage.add_callback(ProgressLine(stage, console, accuracies))
+            stage.train(resume_from_checkpoint=str(point) if point is not None else None)
+            stage.save_stage()
+            del trainer, stage
+            gc.collect()  # two models at a time are too many for some machines
+            trainer = _trainer(job, config, folder)
+            trainer.recorder.go_on(folder.sft)
+            trainer.add_callback(ProgressLine(trainer, console, accuracies))
+        _evaluate(trainer, job, "sft", json.loads((folder.sft / MARKER).read_text())["step"])
+    if "rl" in config.stages:
+        trainer.train(str(point) if point is not None and point.parent == folder.checkpoints else None)
+        _evaluate(trainer, job, "rl", trainer.state.global_step)
+    trainer.save_model(folder.final)
+    if main:
+        print_summary(folder, console)
+    return folder
+
+
+def _trainer(job: Job, config: TRAPOConfig, folder: RunFolder) -> TRAPOTrainer:
+    """The RL stage's trainer, which also evaluates: of the model after the SFT stage where there is one already."""
+    path = str(folder.sft) if folder.sft.exists() else job.model_path
+    model, tokenizer = load_model(path, config.trust_remote_code)
+    trainer = TRAPOTrainer(
+        model, args=config, train_dataset=job.train, eval_dataset=job.held_out or None, processing_class=tokenizer
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.recorder.job = {"recipe": job.recipe, "model": job.model, "data": job.data}
+    return trainer
+
+
+def _sft_stage(trainer: TRAPOTrainer, config: TRAPOConfig, folder: RunFolder, point: Path | None) -> SFTStage:
+    """The SFT stage on the weights of `trainer`."""
+    model, demonstrations = trainer.accelerator.unwrap_model(trainer.model), trainer.demonstrations()
+    stage = SFTStage(model, config, demonstrations, trainer.processing_class, folder)
+    stage.remove_callback(PrinterCallback)
+    stage.remove_callback(ProgressCallback)
+    if point is not None:
+        stage.recorder.take_up(point)
+    return stage
+
+
+def _evaluate(trainer: TRAPOTrainer, job: Job, stage: str, step: int) -> None:
+    """Evaluate the held-out sets that have no record yet at this point of the run."""
+    done = {
+        r["set"] for r in trainer.recorder.folder.records("evals.jsonl") if (r["stage"], r["step"]) == (stage, step)
+    }
+    missing = {name: rows for name, rows in job.held_out.items() if name not in done}
+    trainer.accelerator.wait_for_everyone()  # before the first process appends to what the others are reading
+    if missing:
+        trainer.recorder.at = (stage, step)
+        trainer.evaluate(missing)
+        trainer.recorder.at = None
+
+
+def _resume_point(folder: RunFolder, config: TRAPOConfig) -> Path | None:
+    """Where to go on: the newest checkpoint, or the end of the SFT stage; None, with the folder cleared, if neither."""
+    if not folder.has_run():
+        raise ValueError(f"{folder.path} holds no run to resume: start it without --resume, or name its --output_dir")
+    if folder.final.exists():
+        raise ValueError(f"{folder.path} is finished: look at {folder.final}, or start a new run in another output_dir")
+    before = json.loads((folder.path / "run.json").read_text())["config"]
+    now = json.loads(json.dumps(config.to_dict(), default=str))
+    changed = [k for k in sorted(before | now) if k not in FREE_ON_RESUME and before.get(k) != now.get(k)]
+    if changed:
+        differences = ", ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed)
+        raise ValueError(f"{folder.path} was begun with another configuration: {differences}")
+    point = folder.last_checkpoint() or (folder.sft if folder.sft.exists() else folder.last_checkpoint("sft"))
+    if point is None:
+        folder.clear()
+    return point
