@@ -407,10 +407,10 @@ class TRAPOTrainer(GRPOTrainer):
                 if name == "reward":  # held-out: the number of samples behind the accuracy
                     logs[f"{self.eval_prefix}_samples"] = round(count)
             sums.clear()
-            if training:
-                logs |= self.recorder.step_figures()
-                spent = logs.get("seconds/rollout", 0.0) + logs.get("seconds/grading", 0.0)
-                logs["seconds/update"] = logs.get("seconds/step", spent) - spent
+        if training:
+            logs |= self.recorder.step_figures()
+            spent = logs.get("seconds/rollout", 0.0) + logs.get("seconds/grading", 0.0)
+            logs["seconds/update"] = logs.get("seconds/step", spent) - spent
         super().log(logs, start_time)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
