@@ -1,5 +1,6 @@
 import json
 import random
+import shutil
 from pathlib import Path
 
 import conftest
@@ -224,6 +225,12 @@ def test_experts_are_not_judged_where_nobody_is_shown_them(fields, tmp_path, tok
     assert data["expert"][:] == [[] if held_out else [box(3)]] and not report.dropped
 
 
+def test_an_sft_stage_has_its_experts_judged_without_any_guidance(tmp_path, tokenizer, grader):
+    path = write_jsonl(tmp_path / "d.jsonl", [ours("1+1=", "2", [box(3), box(2)])])
+    data, report = screen(path, tokenizer, grader, guidance="none", stages=["sft"])
+    assert data["expert"][:] == [[box(2)]] and report.counts["expert wrong"] == 1
+
+
 FILE_ERRORS = [
     ([ours(" ", "2", [])], {}, r"none of its 1 rows is usable \(prompt empty 1; the first, row 1: prompt empty,"),
     ([ours("1+1=", "2", [box(3)])], {}, "no expert's trace is usable .*expert wrong 1, .* set check_experts to false"),
@@ -403,40 +410,30 @@ def test_eos_of_traces_around_four_tokens(ids, cut, keep_eos, drop):
     assert [end_trace(ids, 0, 4, how) for how in ("cut", "keep-eos", "drop")] == [cut, keep_eos, drop]
 
 
+LONG_TRACE, SHORT_TRACE = "<think> hello world </think> \\boxed{1}", "<think>ok</think>"
+
+
 @pytest.mark.parametrize(
-    ("fields", "expected"),
+    ("fields", "limit", "expected"),
     [
-        ({}, [["<think>", "hello"], ["<think>ok</think>", 256]]),
-        ({"expert_text": "think"}, [["hello world ag"], ["ok", 256]]),
-        ({"expert_text": "think", "expert_too_long": "keep-eos"}, [["hello world a", 256], ["ok", 256]]),
-        ({"expert_text": "think", "expert_too_long": "drop"}, [["ok", 256]]),
+        ({}, 18, [("<think> hello worl", ""), ("<think>ok</think>", 256)]),  # 17 bytes and EOS fit into 18 tokens
+        ({"expert_too_long": "keep-eos"}, 18, [("<think> hello wor", 256), ("<think>ok</think>", 256)]),
+        ({"expert_text": "think"}, 18, [("hello world", 256), ("ok", 256)]),
+        ({"expert_text": "think"}, 11, [("hello world", ""), ("ok", 256)]),
+        ({"expert_text": "think", "expert_too_long": "keep-eos"}, 11, [("hello worl", 256), ("ok", 256)]),
+        ({"expert_text": "think", "expert_too_long": "drop"}, 11, [("ok", 256)]),
     ],
 )
-def test_the_trainer_reads_traces_that_way(fields, expected, tmp_path, make_model, tokenizer, rows):
-    """Bytes are tokens. With 14 for the response, "hello world again" is too long; <think>ok</think> has 17 bytes."""
-    limit = 14 if "expert_text" in fields else 18
-    expected = expected if fields else [["<think>hello world"], expected[1]]
-    trainer = TRAPOTrainer(
-        make_model(),
-        args=config(
-            output_dir=str(tmp_path),
-            max_completion_length=limit,
-            per_device_train_batch_size=8,
-            save_strategy="no",
-            **fields,
-        ),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
+def test_the_trainer_reads_traces_that_way(fields, limit, expected, tmp_path, make_model, tokenizer, rows):
+    """Bytes are tokens, EOS is 256; a trace whose thought is empty is none."""
+    args = config(output_dir=str(tmp_path), max_completion_length=limit, per_device_train_batch_size=8, **fields)
+    trainer = TRAPOTrainer(make_model(), args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    traces = trainer._traces(
+        {"expert": [LONG_TRACE, SHORT_TRACE, "<think></think>" if "expert_text" in fields else ""]}
     )
-    row = {"expert": ["<think> hello world again </think> \\boxed{1}", "<think>ok</think>", "<think></think>"]}
-    row["expert"][2:] = row["expert"][2:] if "expert_text" in fields else []
-    if not fields:
-        row["expert"][0] = row["expert"][0].replace("<think> ", "<think>")
-    wanted = [
-        tuple(t for part in trace for t in ([part] if part == 256 else tokenizer(part)["input_ids"]))
-        for trace in expected
+    assert [trace.ids for trace in traces] == [
+        (*tokenizer(text)["input_ids"], *([end] if end else [])) for text, end in expected
     ]
-    assert [trace.ids for trace in trainer._traces(row)] == wanted
 
 
 def test_the_reference_recipe_takes_the_thought_and_loses_eos():
@@ -500,3 +497,11 @@ def test_training_lists_what_was_dropped_and_resumes_on_the_same_rows(folder):
         (source, 18, "18", "expert wrong", 0, "it says '4', the answer is '3'"),
     ]
     assert json.loads((folder / "run/run.json").read_text())["rows"] == 17
+    before = (folder / "run/rollouts.jsonl").read_bytes()
+    shutil.rmtree(folder / "run/final")
+    shutil.rmtree(folder / "run/checkpoints/checkpoint-2")
+    done = invoke(folder, *flags, 2, "--resume")
+    assert done.exit_code == 0, (done.stderr, done.exception)
+    assert (folder / "run/rollouts.jsonl").read_bytes() == before
+    again = [json.loads(line) for line in (folder / "run/dropped.jsonl").read_text().splitlines()]
+    assert again == dropped

@@ -52,7 +52,7 @@ def check_inputs(args: TRAPOConfig, reward_funcs, train_dataset, processing_clas
         )
     if columns & {"image", "images"}:
         raise ValueError("train_dataset has images: vision-language models are not supported, remove the column")
-    if args.micro_groups().guides or "sft" in args.stages:
+    if args.uses_experts:
         what = "the SFT stage learns" if "sft" in args.stages else f"guidance {args.guidance!r} shows"
         if "expert" not in columns:
             raise ValueError(

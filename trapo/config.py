@@ -192,6 +192,11 @@ class TRAPOConfig(GRPOConfig):
         return groups
 
     @property
+    def uses_experts(self) -> bool:
+        """Whether anything of an expert's trace is shown or trained on."""
+        return self.micro_groups().guides or "sft" in self.stages
+
+    @property
     def trains_expert_tokens(self) -> bool:
         """Whether any token of an expert can receive a gradient."""
         return self.expert_weight != "none" and self.expert_coef != 0 and self.micro_groups().guides

@@ -10,6 +10,7 @@ from typing import Any
 
 import datasets
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
@@ -203,7 +204,7 @@ def file_job(
     context = getattr(model_config.get_text_config(), "max_position_embeddings", None)
     folder = RunFolder(config.output_dir)
     known = folder.records(DROPPED) if resume and (folder.path / DROPPED).exists() else None
-    console = console or Console()
+    console = console or Console(quiet=not PartialState().is_main_process)
 
     def screened(source: str, experts: bool) -> tuple[Dataset, Report]:
         earlier = None if known is None else [record for record in known if record["data"] == source]
@@ -211,7 +212,9 @@ def file_job(
         with console.status(f"checking {source}") as status:
             return screen(read_rows(source), source, lambda n: status.update(f"checking {source}: {n} rows"))
 
-    with Grader(config.grader_workers, config.grader_cpu_seconds, config.grader_memory_mb) as grader:
+    # Nothing else runs yet: all cores may grade, and what a worker says does not depend on how many there are.
+    workers = max(config.grader_workers, os.cpu_count() or 1)
+    with Grader(workers, config.grader_cpu_seconds, config.grader_memory_mb) as grader:
         train, report = screened(data, experts=True)
         job = Job(recipe, model, data, model_path, train, reports=[report], shown=show_row(train[0], tokenizer, config))
         if eval_data:
@@ -224,7 +227,7 @@ def show_row(row: dict[str, Any], tokenizer, config: TRAPOConfig) -> str:
     """A row as the model reads it, cut in the middle where it is long: the prompt and the first trace."""
     prompt = prompt_text(row["prompt"], tokenizer, config.template, **(config.chat_template_kwargs or {}))
     text = f"The first row's prompt (template {config.template}):\n{shorten(prompt)}\n"
-    if row["expert"] and config.micro_groups().guides:
+    if row["expert"] and config.uses_experts:
         part = expert_part(row["expert"][0], config.expert_text)
         ids = tokenizer(part, add_special_tokens=False)["input_ids"]
         whole = end_trace(ids, tokenizer.eos_token_id, config.max_completion_length, config.expert_too_long)

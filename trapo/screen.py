@@ -51,7 +51,8 @@ GRADED = ("answer unparsable", "expert without box", "expert wrong")  # said by 
 SPECIAL_TOKENS = 8
 TOKENIZE_AT_ONCE = 64
 
-_PLAIN_NUMBER = re.compile(r"[+-]?\d{1,18}(\.\d{1,18})?")
+# Answers that need no proof of being readable: whole numbers, decimals, fractions.
+_PLAIN_NUMBER = re.compile(r"[+-]?\d{1,18}(\.\d{1,18})?|[+-]?\\[dt]?frac\{\d{1,9}\}\{[1-9]\d{0,8}\}")
 _CHAT = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
 _NOT_PARSED = {
     "no_box": "it breaks the box around it",
@@ -125,7 +126,7 @@ class Screen:
     ):
         self.config, self.tokenizer, self.grader = config, tokenizer, grader
         self.context, self.keep_experts = context, experts
-        self.check_experts = experts and config.micro_groups().guides
+        self.check_experts = experts and config.uses_experts
         self.known = None if known is None else {(r["row"], r["trace"]): r for r in known if r["reason"] in GRADED}
         self._verdicts: dict[str, Verdict] = {}  # of answers graded against themselves
         self._first: dict[bytes, tuple[int, str]] = {}  # a prompt's hash -> number and answer of the first row with it
@@ -163,7 +164,7 @@ class Screen:
         if self.check_experts and not traces and any(r["trace"] is not None for r in self.report.dropped):
             raise ValueError(
                 f"{source}: no expert's trace is usable ({self.report.first('expert')}): mend them, set check_experts "
-                "to false to take wrong ones too, or set guidance='none'"
+                "to false to take wrong ones too, or train plain GRPO (guidance='none', stages=['rl'])"
             )
         return Dataset(pa.concat_tables(tables)), self.report
 
