@@ -119,7 +119,7 @@ ERRORS = [
     (["--alfa", "3"], "unknown option '--alfa': did you mean 'alpha'?"),
     (["--alpha", "3"], "alpha is 3.0"),
     (["--alpha", "x"], "invalid float value: 'x'"),
-    (["--recipe", "trappo"], "recipe 'trappo' is unknown: choose one of grpo, trapo"),
+    (["--recipe", "trappo"], "recipe 'trappo' is unknown: choose one of chord, dft, grpo"),
     (["--recipe", "none.yaml"], "recipe file none.yaml is not there"),
     (["--config", "none.yaml"], "config file none.yaml is not there"),
     (["--data", "none.jsonl"], "data file none.jsonl is not there"),

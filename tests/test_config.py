@@ -58,7 +58,6 @@ ERRORS = [
     ({"mask_truncated_completions": True}, "mask_truncated_completions hides .* switch it off"),
     ({"use_vllm": True}, "use_vllm=True is not supported: .* leave it off"),
     ({"use_transformers_continuous_batching": True}, "casts the live model to bf16 for good"),
-    ({"use_adaptive_entropy": True}, "use a fixed entropy_coef"),
     ({"generation_kwargs": {"top_k": 3}}, "generation_kwargs=.* is not supported"),
     ({"use_liger_kernel": True}, "use_liger_kernel=True is not supported"),
     ({"top_entropy_quantile": 0.2}, "top_entropy_quantile=0.2 .* leave it at 1.0"),
@@ -102,10 +101,14 @@ def dataset(rows, **columns):
 
 INPUT_ERRORS = [
     (lambda d: d.select(range(7)), {"per_device_train_batch_size": 64}, "has 7 rows, but one generation batch takes 8"),
-    (lambda d: d.remove_columns("expert"), {}, "no column expert: add it, or set guidance='none'"),
+    (
+        lambda d: d.remove_columns("expert"),
+        {},
+        "guidance 'paper' shows experts' traces, but train_dataset has no column expert: add it",
+    ),
     (lambda d: d.remove_columns("answer"), {}, "no column answer .* pass reward_funcs"),
     (lambda d: d.remove_columns("prompt"), {}, "no column prompt"),
-    (lambda d: d.map(lambda row: {"expert": []}), {}, "no row of train_dataset has an expert trace"),
+    (lambda d: d.map(lambda row: {"expert": []}), {}, "no row of train_dataset has one: fill the column expert"),
     (lambda d: d.add_column("image", ["x"] * len(d)), {}, "vision-language models are not supported"),
     (lambda d: d, {"max_completion_length": 251}, r"longest prompt has 6 tokens .* context of 256. Set .* at most 250"),
     (lambda d: None, {}, "train_dataset is missing"),

@@ -260,6 +260,15 @@ def test_a_json_array_and_a_broken_parquet(tmp_path, tokenizer, grader):
         screen(tmp_path / "d.parquet", tokenizer, grader)
 
 
+def test_a_dataset_of_the_hub_is_read_like_a_file(monkeypatch, tokenizer, grader):
+    rows = Dataset.from_list([{"n": i, **reference(f"{i}+{i}=", str(2 * i), [box(2 * i)])} for i in range(1200)])
+    asked = []
+    monkeypatch.setattr("trapo.data.load_dataset", lambda name, split: asked.append((name, split)) or rows)
+    data, report = screen("org/name", tokenizer, grader, template="raw")
+    assert asked == [("org/name", "train")] and report.lines() == ["name: 1200 rows read, 1200 usable"]
+    assert data[1199] == {"id": "1200", "prompt": chat("1199+1199="), "answer": "2398", "expert": [box(2398)]}
+
+
 # ------------------------------------------------------------------ 10,000 fuzzed rows
 
 TEXTS = st.one_of(
@@ -440,6 +449,12 @@ def test_the_reference_recipe_takes_the_thought_and_loses_eos():
     fields = load_recipe("trapo-reference")
     assert (fields["expert_text"], fields["expert_too_long"]) == ("think", "cut")
     assert "expert_text" not in load_recipe("trapo")
+
+
+@pytest.mark.parametrize("field", ["template", "expert_text", "expert_too_long"])
+def test_an_unknown_choice_is_named_with_the_known_ones(field):
+    with pytest.raises(ValueError, match=f"{field} 'x' is unknown; choose one of "):
+        config(**{field: "x"})
 
 
 def test_a_long_text_is_cut_in_the_middle_and_cannot_command_a_terminal():
