@@ -53,6 +53,7 @@ def train(
     """
     with one_line_errors():
         from trapo import launch, stages
+        from trapo.run import RunFolder
 
         if list_fields:
             typer.echo(launch.describe_fields())
@@ -63,6 +64,8 @@ def train(
         layers = [world_settings(recipe)] if model == "world" else []
         flags = [*context.args, "--output_dir", str(folder)]
         settings = launch.resolve_config(recipe, layers, config, flags)
+        if not (dry_run or resume):
+            RunFolder(settings.output_dir).check_free()  # before minutes go into checking a large data file
         job = make_job(recipe, model, data, eval_data, settings, resume)
         if dry_run:
             launch.print_plan(job, settings, launch.Console())
