@@ -115,6 +115,10 @@ class TRAPOConfig(GRPOConfig):
         metadata={"help": f"{' or '.join(SCHEDULES)}: when micro-groups are drawn. The samples are the same."},
     )
     rollout_slots: int = field(default=64, metadata={"help": "Most samples that the engine draws at once, per rank."})
+    eval_temperature: float = field(
+        default=1.0,
+        metadata={"help": "Temperature of held-out samples, whatever the training's: methods compare at 1."},
+    )
     # Grading and the record of the run
     grader_workers: int = field(default=2, metadata={"help": "Worker processes that check answers."})
     grader_cpu_seconds: float = field(default=5.0, metadata={"help": "CPU time one answer may take before 'timeout'."})

@@ -17,6 +17,22 @@ def summary(name: str) -> str:
     return _text(name).splitlines()[0].lstrip("# ")
 
 
+def header(name: str) -> dict[str, str]:
+    """What a recipe's header says, by its labels: Paper, Formula, Guidance, Deviations."""
+    found: dict[str, str] = {}
+    label = None
+    for line in _text(name).splitlines()[1:]:
+        if not line.startswith("#"):
+            break
+        text = line.lstrip("# ")
+        head, colon, rest = text.partition(": ")
+        if colon and head in ("Paper", "Source", "Formula", "Guidance", "Deviations"):
+            label, text = ("Paper" if head == "Source" else head), rest
+        if label:
+            found[label] = f"{found[label]} {text}" if label in found else text
+    return found
+
+
 def load_recipe(name: str) -> dict[str, Any]:
     """The fields a recipe sets, its parents' included.
 

@@ -149,7 +149,7 @@ class TRAPOTrainer(GRPOTrainer):
                 model,
                 self.eos_token_ids,
                 self._tokenizer.pad_token_id,
-                temperature=self.temperature,
+                temperature=self.temperature if training else self.args.eval_temperature,
                 top_p=self.top_p,
                 top_k=self.top_k,
                 min_p=self.min_p,
