@@ -83,6 +83,7 @@ class Grader:
     """
 
     __name__ = "accuracy"  # the reward function's name in TRL's metrics
+    bounded = True  # rewards lie in [0, 1], so guidance may be decided before all of them are known
 
     def __init__(self, workers: int = 2, cpu_seconds: float = 5.0, memory_mb: int = 2048, wall_seconds: float = 120.0):
         if workers < 1 or cpu_seconds <= 0 or memory_mb <= 0 or wall_seconds <= 0:

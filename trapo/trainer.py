@@ -8,6 +8,7 @@ What happens in a step, on top of TRL's:
 3. `_compute_loss` takes TRL's policy loss and adds the expert's, from the same forward, over the same denominator.
 """
 
+import logging
 import os
 import warnings
 from collections import defaultdict
@@ -32,6 +33,9 @@ from .rollout import Group, Row, roll_out
 from .run import check_finite
 from .sft import Demonstration
 from .text import apply_template, end_trace, expert_part
+from .watch import Watch
+
+logger = logging.getLogger("trapo")
 
 
 class TRAPOTrainer(GRPOTrainer):
@@ -108,6 +112,14 @@ class TRAPOTrainer(GRPOTrainer):
         self._step_entropy = torch.zeros((), device=self.accelerator.device)
         self.recorder = RunRecorder(self)
         self.add_callback(self.recorder)
+        self.add_callback(Watch())
+        # Only of the grader it is known that rewards lie in [0, 1], without which nothing can be decided early.
+        self._bounded = [getattr(f, "bounded", False) for f in self.reward_funcs] == [True] and not args.reward_weights
+        if self.guidance.guides and not self._bounded:
+            logger.warning(
+                "rewards of your own may lie outside [0, 1], so no micro-group is decided before all earlier rewards "
+                "are known: if yours cannot, say so on the function: reward.bounded = True"
+            )
 
     # ---------------------------------------------------------------- rollout
 
@@ -165,7 +177,7 @@ class TRAPOTrainer(GRPOTrainer):
                 step=self.state.global_step if training else "eval",
                 max_tokens=self.max_completion_length,
                 schedule=self.args.schedule,
-                bounded=self.grader is not None,
+                bounded=self._bounded,
             )
             model.train(training)
         self._rows = [row for group in rows for row in group]
@@ -247,6 +259,11 @@ class TRAPOTrainer(GRPOTrainer):
         for row in rows:
             scored = [w * r for w, r in zip(weights, row.rewards, strict=True) if r == r]
             row.reward = sum(scored) if scored else 0.0
+            if self._bounded and not 0 <= row.reward <= 1:
+                raise ValueError(
+                    f"reward function {self.reward_func_names[0]!r} says that it is bounded, but gave {row.reward}: "
+                    "keep it in [0, 1], or do not set its attribute bounded"
+                )
 
     def _reward_arguments(self, rows: list[Row], texts: list[str]) -> dict[str, Any]:
         columns = [row.group.columns for row in rows]
