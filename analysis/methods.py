@@ -1,4 +1,4 @@
-"""`python -m trapo_analysis.methods`: every recipe on the built-in world, several seeds; writes docs/methods.md's tables.
+"""`python -m trapo_analysis.methods`: every recipe on the built-in world, several seeds, as docs/methods.md's tables.
 
 What the recipes say of themselves comes from their headers, what they reach from their run folders. Runs that are
 finished are not run again, so that the command can be stopped and goes on where it was.

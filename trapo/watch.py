@@ -12,7 +12,7 @@ logger = logging.getLogger("trapo")
 
 @dataclass(frozen=True)
 class Sign:
-    """A state of the metrics that is told, with its usual cause, once it has lasted for `steps` lines of metrics.jsonl."""
+    """A state of the metrics that is told, with its usual cause, once it has lasted `steps` lines of metrics.jsonl."""
 
     name: str
     seen: Callable[[dict[str, float]], bool]
