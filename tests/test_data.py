@@ -181,7 +181,7 @@ def test_openr1_and_reference_layouts_by_hand():
 def test_every_drop_is_listed_with_row_id_reason_and_detail(tmp_path, tokenizer, grader):
     rows = [
         {"id": "a", "prompt": "1+1=", "answer": "2", "expert": [box(3), box(2)]},
-        {"id": 17, "prompt": "1+1=", "answer": "\\frac{4}{2}"},
+        {"id": 17, "prompt": "1+1=", "answer": "\\frac{4}{2}", "expert": ["", box(2)]},  # one record: the row's
         "{",
         {"prompt": ["x"], "answer": "2"},
         {"prompt": "2+2=", "answer": "}{"},

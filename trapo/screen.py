@@ -98,7 +98,8 @@ class _Row:
     id: str
     prompt: str | Messages
     answer: str
-    traces: dict[int, str]  # by index in the file
+    expert: list[Any]  # as it was read
+    traces: dict[int, str] = field(default_factory=dict)  # those of `expert` that are fit, by index
     fit: bool = True
 
 
@@ -188,17 +189,11 @@ class Screen:
             return self._drop(number, str(number), "row unreadable", f"it is {cells}")
         id = cells["id"]
         id = str(id) if is_text(id) or type(id) is int else str(number)
+        expert = as_traces(cells["expert"]) if self.keep_experts else []
         try:
-            row = _Row(number, id, read_prompt(cells["prompt"]), read_answer(cells["answer"]), {})
+            return _Row(number, id, read_prompt(cells["prompt"]), read_answer(cells["answer"]), expert)
         except Defect as defect:
             return self._drop(number, id, defect.reason, defect.detail)
-        for i, value in enumerate(as_traces(cells["expert"]) if self.keep_experts else []):
-            try:
-                row.traces[i] = read_trace(value, self.config.expert_text)
-            except Defect as defect:
-                if self.check_experts:
-                    self._drop(number, id, defect.reason, defect.detail, i)
-        return row
 
     def _table(self, rows: list[_Row]) -> pa.Table:
         columns = {
@@ -255,7 +250,7 @@ class Screen:
         self._verdicts |= zip(new, self._grade(boxes, new, quick=False), strict=True)
         for row in rows:
             verdict = self._verdicts.get(row.answer)
-            if verdict and verdict.status != "correct":
+            if verdict and verdict.status != "correct" and not verdict.wall:  # the wall clock speaks of the machine
                 detail = f"{shorten(row.answer, 60)!r}: {_NOT_PARSED[verdict.status]}"
                 self._drop_row(row, "answer unparsable", detail)
 
@@ -274,6 +269,13 @@ class Screen:
                 self._drop_row(row, "duplicate", f"it has the prompt of row {number}{other}")
 
     def _check_traces(self, rows: list[_Row]) -> None:
+        for row in rows:
+            for i, value in enumerate(row.expert):
+                try:
+                    row.traces[i] = read_trace(value, self.config.expert_text)
+                except Defect as defect:
+                    if self.check_experts:
+                        self._drop(row.number, row.id, defect.reason, defect.detail, i)
         if not self.check_experts:
             return
         if self.config.check_experts or self.config.expert_too_long == "drop":
