@@ -513,6 +513,8 @@ def test_training_lists_what_was_dropped_and_resumes_on_the_same_rows(folder):
     ]
     assert json.loads((folder / "run/run.json").read_text())["rows"] == 17
     before = (folder / "run/rollouts.jsonl").read_bytes()
+    dropped[1]["detail"] = "noted before"  # the grader is not asked again: this stays as it is
+    write_jsonl(folder / "run/dropped.jsonl", dropped)
     shutil.rmtree(folder / "run/final")
     shutil.rmtree(folder / "run/checkpoints/checkpoint-2")
     done = invoke(folder, *flags, 2, "--resume")
