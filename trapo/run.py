@@ -31,11 +31,11 @@ MARKER = "trapo.json"  # written last into a checkpoint: it is complete
 STAGES = ("sft", "rl")  # in the order in which a run goes through them
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file so that a crash leaves the old one or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
+    with open(temporary, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -84,6 +84,12 @@ class RunFolder:
         """The newest complete checkpoint of a stage."""
         complete = [path for path in self._checkpoints(stage) if (path / MARKER).exists()]
         return max(complete, key=_step_of, default=None)
+
+    @staticmethod
+    def stage_is_over(checkpoint: Path) -> bool:
+        """Whether the last step of its stage was taken at this checkpoint; transformers would take one more."""
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        return state["global_step"] >= state["max_steps"]
 
     def _checkpoints(self, stage: str) -> list[Path]:
         return list((self.checkpoints / "sft" if stage == "sft" else self.checkpoints).glob("checkpoint-*"))
