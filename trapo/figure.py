@@ -109,6 +109,7 @@ RC = {
     "ytick.major.width": 0.6,
     "legend.frameon": False,
     "legend.handlelength": 1.8,
+    "text.hinting": "none",  # letters as wide as they are measured, in the PNG as in the PDF
     "pdf.fonttype": 42,  # TrueType: the text of the PDF can be searched and edited
 }
 

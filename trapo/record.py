@@ -1,6 +1,7 @@
 """Writes the run folder while training: what `TRAPOTrainer` does, a line at a time."""
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,17 @@ class StageRecorder(TrainerCallback):
         if self._main:
             state = {"stage": self.stage, "step": self.trainer.state.global_step, "samples": self.samples}
             write_whole(checkpoint / MARKER, json.dumps(state | {"shown": sorted(self.shown)}))
+
+    def save_model(self, target: Path, mark: bool = False) -> None:
+        """Save model and tokenizer as a folder that appears whole or not at all."""
+        temporary = target.with_name(f".{target.name}")
+        self.trainer.save_model(temporary)
+        if mark:
+            self.mark(temporary)
+        self.trainer.accelerator.wait_for_everyone()  # every process may have written a part
+        if self._main:
+            os.replace(temporary, target)
+        self.trainer.accelerator.wait_for_everyone()
 
     def append(self, name: str, records: list[dict[str, Any]]) -> None:
         """Append lines of this stage to one of the folder's logs."""

@@ -134,16 +134,6 @@ class SFTStage(SFTTrainer):
         super()._save_checkpoint(model, trial)
         self.recorder.mark(self.recorder.folder.checkpoints / "sft" / f"checkpoint-{self.state.global_step}")
 
-    def save_stage(self) -> None:
-        """Save the trained model as the folder's `sft/`, whole or not at all."""
-        folder = self.recorder.folder
-        temporary = folder.path / ".sft"
-        self.save_model(temporary)
-        self.recorder.mark(temporary)
-        if self.accelerator.is_main_process:
-            os.replace(temporary, folder.sft)
-        self.accelerator.wait_for_everyone()
-
 
 class SFTRecorder(StageRecorder):
     """A line of metrics.jsonl per logged step of the SFT stage."""
@@ -162,6 +152,7 @@ class SFTRecorder(StageRecorder):
         """Write the line."""
         if logs and "loss" in logs:
             tokens, self.tokens = self.trainer.accelerator.reduce(torch.tensor(float(self.tokens)), "sum").item(), 0
+            logs.pop("num_tokens", None)  # TRL's own count, which a resumed run begins again
             logs |= self.step_figures() | {"tokens/expert": tokens, "tokens/update": tokens}
             if self._main:
                 self.append("metrics.jsonl", [{"step": state.global_step} | logs])

@@ -29,7 +29,8 @@ def train(job: Job, config: TRAPOConfig, *, resume: bool = False, console: Conso
     transformers_logging.disable_progress_bar()
     folder = RunFolder(config.output_dir)
     point = _resume_point(folder, config) if resume else folder.check_free()
-    trainer = _trainer(job, config, folder)
+    over = point is not None and point != folder.sft and folder.stage_is_over(point)  # killed before what comes after
+    trainer = _trainer(job, config, point if over else folder.sft if folder.sft.exists() else job.model_path)
     accuracies: dict[str, float] = {}
     if point is None:
         trainer.recorder.begin()
@@ -49,27 +50,35 @@ def train(job: Job, config: TRAPOConfig, *, resume: bool = False, console: Conso
         if not folder.sft.exists():
             stage = _sft_stage(trainer, config, folder, point)
             stage.add_callback(ProgressLine(stage, console, accuracies))
-            stage.train(resume_from_checkpoint=str(point) if point is not None else None)
-            stage.save_stage()
+            _run(stage, point, over)
+            stage.recorder.save_model(folder.sft, mark=True)
             del trainer, stage
             gc.collect()  # two models at a time are too many for some machines
-            trainer = _trainer(job, config, folder)
+            point, over = None, False
+            trainer = _trainer(job, config, folder.sft)
             trainer.recorder.go_on(folder.sft)
             trainer.add_callback(ProgressLine(trainer, console, accuracies))
         _evaluate(trainer, job, "sft", json.loads((folder.sft / MARKER).read_text())["step"])
     if "rl" in config.stages:
-        trainer.train(str(point) if point is not None and point.parent == folder.checkpoints else None)
+        _run(trainer, point if point != folder.sft else None, over)
         _evaluate(trainer, job, "rl", trainer.state.global_step)
-    trainer.save_model(folder.final)
+    trainer.recorder.save_model(folder.final)
     if main:
         print_summary(folder, console)
     return folder
 
 
-def _trainer(job: Job, config: TRAPOConfig, folder: RunFolder) -> TRAPOTrainer:
-    """The RL stage's trainer, which also evaluates: of the model after the SFT stage where there is one already."""
-    path = str(folder.sft) if folder.sft.exists() else job.model_path
-    model, tokenizer = load_model(path, config.trust_remote_code)
+def _run(trainer: TRAPOTrainer | SFTStage, checkpoint: Path | None, over: bool) -> None:
+    """Train a stage from its start or a checkpoint; nothing where the checkpoint, whose weights these are, ends it."""
+    if over:
+        trainer.state.global_step = json.loads((checkpoint / MARKER).read_text())["step"]
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+
+
+def _trainer(job: Job, config: TRAPOConfig, model_path: str | Path) -> TRAPOTrainer:
+    """The RL stage's trainer, which also evaluates."""
+    model, tokenizer = load_model(str(model_path), config.trust_remote_code)
     trainer = TRAPOTrainer(
         model, args=config, train_dataset=job.train, eval_dataset=job.held_out or None, processing_class=tokenizer
     )

@@ -15,7 +15,7 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOTrainer
@@ -448,6 +448,8 @@ class TRAPOTrainer(GRPOTrainer):
                 )
             resume_from_checkpoint = str(last)
         self.recorder.begin(resume_from_checkpoint)
+        # TRL shuffles a batch's rows by the global generator: an evaluation before must not change the order of sums.
+        set_seed(self.args.seed)
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
