@@ -203,19 +203,17 @@ def read_settings(png: str | Path) -> dict[str, Any]:
 
 def _check_settings(path: Path, settings: Mapping[str, Any], command: str) -> str:
     """The settings as JSON; ValueError where they do not say what a reader of the figure needs."""
-    alpha = settings.get("alpha", "")
-    if alpha is not None and (
-        isinstance(alpha, str) or (hasattr(alpha, "__len__") and not len(alpha)) or alpha != alpha
-    ):
+    try:
+        text = json.dumps(dict(settings), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"figure {path.name}: its settings cannot be written as JSON: {error}") from None
+    if settings.get("alpha", "") in ("", [], (), {}):
         raise ValueError(
             f"figure {path.name}: its settings do not say alpha; add 'alpha' (None for methods without one)"
         )
     if not command.strip():
         raise ValueError(f"figure {path.name}: name the command that makes it")
-    try:
-        return json.dumps(settings, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"figure {path.name}: its settings cannot be written as JSON: {error}") from None
+    return text
 
 
 def _in_words(settings: Mapping[str, Any]) -> str:
