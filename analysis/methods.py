@@ -5,7 +5,6 @@ finished are not run again, so that the command can be stopped and goes on where
 """
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -48,7 +47,7 @@ def result(folders: list[RunFolder]) -> dict[str, str]:
             accuracies[name].append(last[name])
         seconds.append(sum(r.get("seconds/step", 0.0) for r in folder.records("metrics.jsonl")))
     last = finished[0].records("metrics.jsonl")[-1]
-    record = json.loads((finished[0].path / "run.json").read_text())
+    record = finished[0].record()
     config, method = record["config"], record["method"]
     cells = {name: _spread(values) for name, values in accuracies.items()}
     rates = [f"SFT {config['sft_learning_rate']:g}"] * ("sft" in config["stages"])

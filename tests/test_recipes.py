@@ -268,6 +268,8 @@ def test_sft_then_rl_in_one_run_folder(tmp_path, tokenizer):
     config = launch.resolve_config("sft-then-rl", [], None, flags)
     rows = Dataset.from_list(conftest.ROWS)
     job = launch.Job("sft-then-rl", "model", "rows", str(tmp_path / "model"), rows, {"held_out": rows})
+    planned = launch.plan(job, config)
+    assert [planned[k] for k in ("SFT: demonstrations", "SFT: steps", "SFT: epochs", "steps")] == [16, 3, 0.75, 1]
     folder = stages.train(job, config)
     assert [(r["stage"], r["step"]) for r in folder.records("metrics.jsonl")] == [
         ("sft", 1), ("sft", 2), ("sft", 3), ("rl", 1),

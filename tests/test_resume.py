@@ -81,13 +81,19 @@ def test_killed_anywhere_and_resumed_is_as_if_nothing_happened(arguments, tmp_pa
     assert done.returncode == 2 and "is finished" in done.stderr
 
 
-def test_another_configuration_is_refused_with_the_difference(arguments, tmp_path):
+def test_another_configuration_and_other_rows_are_refused(arguments, tmp_path):
     short = [*arguments, "--max_steps", "2"]
     subprocess.run(train(short, tmp_path / "run"), check=True, capture_output=True)
     (tmp_path / "run" / "final").rename(tmp_path / "elsewhere")
     done = subprocess.run(train(short, tmp_path / "run", "--resume", "--alpha", "0.2"), capture_output=True, text=True)
     assert done.returncode == 2
     assert "begun with another configuration: alpha was 0.1, is 0.2" in done.stderr and "\n" not in done.stderr.strip()
+
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps(row) + "\n" for row in conftest.ROWS[::-1]))
+    command = train([*short, "--data", str(other)], tmp_path / "run", "--resume")
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "begun with other training rows" in done.stderr
 
 
 def test_resume_without_a_run_says_so(arguments, tmp_path):

@@ -23,6 +23,7 @@ from .grading import Grader
 from .recipe import load_recipe, load_yaml
 from .run import DROPPED, RunFolder
 from .screen import Report, Screen
+from .sft import sft_steps
 from .text import end_trace, expert_part, prompt_text, shorten
 
 
@@ -141,6 +142,25 @@ def load_model(path: str, trust_remote_code: bool = False):
 
 def plan(job: Job, config: TRAPOConfig) -> dict[str, Any]:
     """What a run will do, before it does it: rows, steps, bounds on tokens."""
+    plan = {
+        "recipe": job.recipe,
+        "model": job.model,
+        "data": job.data,
+        "training rows": len(job.train),
+        "held-out rows": {name: len(rows) for name, rows in job.held_out.items()},
+    }
+    if "sft" in config.stages:
+        demonstrations = sum(len(traces or []) for traces in job.train["expert"])
+        steps = sft_steps(config, demonstrations)
+        plan |= {
+            "SFT: demonstrations": demonstrations,
+            "SFT: steps": steps,
+            "SFT: epochs": round(steps * config.sft_batch_size / max(demonstrations, 1), 3),
+        }
+    return plan | (_rl_plan(job, config) if "rl" in config.stages else {})
+
+
+def _rl_plan(job: Job, config: TRAPOConfig) -> dict[str, Any]:
     groups = config.generation_batch_size // config.num_generations
     generations_per_epoch = len(job.train) // groups
     per_generation = config.steps_per_generation * config.num_iterations / config.gradient_accumulation_steps
@@ -150,11 +170,6 @@ def plan(job: Job, config: TRAPOConfig) -> dict[str, Any]:
     rollouts = -(-steps // per_generation) if per_generation else 0
     samples = int(rollouts * config.generation_batch_size)
     return {
-        "recipe": job.recipe,
-        "model": job.model,
-        "data": job.data,
-        "training rows": len(job.train),
-        "held-out rows": {name: len(rows) for name, rows in job.held_out.items()},
         "steps": steps,
         "prompts per step": groups / per_generation,
         "samples": samples,

@@ -80,6 +80,10 @@ class RunFolder:
         """Whether a run was begun here."""
         return (self.path / "run.json").exists()
 
+    def record(self) -> dict[str, Any]:
+        """The content of run.json."""
+        return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+
     def last_checkpoint(self, stage: str = "rl") -> Path | None:
         """The newest complete checkpoint of a stage."""
         complete = [path for path in self._checkpoints(stage) if (path / MARKER).exists()]

@@ -35,6 +35,7 @@ def train(job: Job, config: TRAPOConfig, *, resume: bool = False, console: Conso
     if point is None:
         trainer.recorder.begin()
     else:
+        _check_rows(folder, trainer)
         trainer.recorder.go_on(point)
     main = trainer.accelerator.is_main_process
     if main:
@@ -112,13 +113,23 @@ def _evaluate(trainer: TRAPOTrainer, job: Job, stage: str, step: int) -> None:
         trainer.recorder.at = None
 
 
+def _check_rows(folder: RunFolder, trainer: TRAPOTrainer) -> None:
+    """Refuse to go on with other training rows than the run was begun with."""
+    before, now = (r["rows_fingerprint"] for r in (folder.record(), trainer.recorder.describe()))
+    if before != now:
+        raise ValueError(
+            f"{folder.path} was begun with other training rows (fingerprint {before}, now {now}): give the data as it "
+            "was, or start a new run"
+        )
+
+
 def _resume_point(folder: RunFolder, config: TRAPOConfig) -> Path | None:
     """Where to go on: the newest checkpoint, or the end of the SFT stage; None, with the folder cleared, if neither."""
     if not folder.has_run():
         raise ValueError(f"{folder.path} holds no run to resume: start it without --resume, or name its --output_dir")
     if folder.final.exists():
         raise ValueError(f"{folder.path} is finished: look at {folder.final}, or start a new run in another output_dir")
-    before = json.loads((folder.path / "run.json").read_text())["config"]
+    before = folder.record()["config"]
     now = json.loads(json.dumps(config.to_dict(), default=str))
     changed = [k for k in sorted(before | now) if k not in FREE_ON_RESUME and before.get(k) != now.get(k)]
     if changed:
