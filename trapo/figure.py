@@ -29,7 +29,7 @@ MARGIN = 0.06  # inches of white around the caption
 # indigo, wine). A method's relatives share its colour and differ in the dashes, which also survive a grey print.
 METHOD_COLORS = {
     "expert": "#000000",
-    "base": "#BBBBBB",
+    "base": "#BFBFBF",
     "sft": "#D55E00",
     "trsft": "#0072B2",
     "trapo": "#0072B2",
@@ -244,11 +244,9 @@ def _captioned(figure, caption: str):
 
     width, height = figure.get_size_inches()
     lines = _wrap(caption, width - 2 * MARGIN)
-    texts = [
-        figure.text(MARGIN / width, -(MARGIN + i * CAPTION_LINE) / height, line, fontsize=CAPTION_FONT, va="top",
-                    color="#444444", parse_math=False, in_layout=False)
-        for i, line in enumerate(lines)
-    ]  # fmt: skip
+    as_caption = {"fontsize": CAPTION_FONT, "va": "top", "color": "#444444", "parse_math": False, "in_layout": False}
+    tops = [-(MARGIN + i * CAPTION_LINE) / height for i in range(len(lines))]
+    texts = [figure.text(MARGIN / width, y, line, **as_caption) for y, line in zip(tops, lines, strict=True)]
     try:
         yield Bbox([[0, -(2 * MARGIN + len(lines) * CAPTION_LINE)], [width, height]])
     finally:
@@ -258,25 +256,27 @@ def _captioned(figure, caption: str):
 
 def _wrap(text: str, width: float) -> list[str]:
     """Break text into lines at most `width` inches wide in the caption's font; a word too long is cut, never lost."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
+    from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    font = FontProperties(family=RC["font.family"], size=CAPTION_FONT)
+    font = get_font(findfont(FontProperties(family=RC["font.family"])))
+    font.set_size(CAPTION_FONT, 72)  # at 72 dots per inch a dot is a point
+    advance = {letter: font.load_char(ord(letter)).linearHoriAdvance / 65536 for letter in {*text, " "} - {"\n"}}
+    room = 0.98 * width * 72  # in points; dots round the letters' places
 
-    def fits(line: str) -> bool:
-        return TextPath((0, 0), line, prop=font).get_extents().x1 <= width * 72  # 72 points to the inch
+    def size(letters: str) -> float:
+        return sum(advance[letter] for letter in letters)
 
     lines = []
     for paragraph in text.splitlines():
         line = ""
         for word in paragraph.split(" "):
-            if fits(longer := f"{line} {word}" if line else word):
+            if size(longer := f"{line} {word}" if line else word) <= room:
                 line = longer
                 continue
             if line:
                 lines.append(line)
-            while not fits(word):
-                cut = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or fits(word[:n]))
+            while size(word) > room:
+                cut = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or size(word[:n]) <= room)
                 lines.append(word[:cut])
                 word = word[cut:]
             line = word
