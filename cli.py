@@ -33,7 +33,10 @@ def train(
     context: typer.Context,
     recipe: Annotated[str, typer.Option(help="Method: a name that `trapo recipes` lists, or a YAML file.")] = "trapo",
     model: Annotated[str, typer.Option(help="'world', a folder, a hub id, or a .gguf file.")] = "world",
-    data: Annotated[str, typer.Option(help="'world', a .jsonl or .parquet file, or a hub id.")] = "world",
+    data: Annotated[
+        str | None,
+        typer.Option(help="'world', 'world:error_rate=0.1,style=0.5', a .jsonl or .parquet file, or a hub id."),
+    ] = None,
     eval_data: Annotated[
         str | None, typer.Option("--eval-data", "--eval_data", help="Held-out rows for --data, in any of its forms.")
     ] = None,
@@ -61,7 +64,12 @@ def train(
         folder = output_dir or Path("runs") / f"{Path(recipe).stem}-{datetime.now():%Y%m%d-%H%M%S}"
         if resume and output_dir is None:
             raise ValueError("--resume needs --output_dir, the folder of the run to go on with")
-        layers = [world_settings(recipe)] if model == "world" else []
+        if data is None and model != "world":
+            raise ValueError(
+                f"--model {model} needs --data: rows of your own, or 'world' for another base of the world"
+            )
+        data = data or "world"
+        layers = [world_settings(recipe)] if model == "world" or is_world(data) else []
         flags = [*context.args, "--output_dir", str(folder)]
         settings = launch.resolve_config(recipe, layers, config, flags)
         if not (dry_run or resume):
@@ -93,20 +101,27 @@ def make_job(recipe: str, model: str, data: str, eval_data: str | None, settings
     """The names on the command line as things: this is where `world` means the rooms of toy/."""
     from trapo import launch
 
-    if model != "world" and data == "world":
-        raise ValueError(f"--model {model} needs --data: the built-in world is made for its own base model")
     model_path = model
-    if "world" in (model, data):
-        from datasets import Dataset
-
+    if model == "world":
         from trapo_toy import world
 
-        model_path = str(world.BASE) if model == "world" else model
-        if data == "world":
-            train_rows, held_out = world.training_data()
-            held_out = {name: Dataset.from_list(rows) for name, rows in held_out.items()}
-            return launch.Job(recipe, model, data, model_path, Dataset.from_list(train_rows), held_out)
-    return launch.file_job(recipe, model, data, model_path, eval_data, settings, resume=resume)
+        model_path = str(world.BASE)
+    if not is_world(data):
+        return launch.file_job(recipe, model, data, model_path, eval_data, settings, resume=resume)
+    from datasets import Dataset
+
+    from trapo_toy import world
+
+    if eval_data:
+        raise ValueError(f"--eval_data {eval_data} belongs to data of your own: the world has its held-out sets")
+    train_rows, held_out = world.training_data(**world.options(data))
+    held_out = {name: Dataset.from_list(rows) for name, rows in held_out.items()}
+    return launch.Job(recipe, model, data, model_path, Dataset.from_list(train_rows), held_out)
+
+
+def is_world(data: str) -> bool:
+    """Whether a data name means the built-in world, with or without options."""
+    return data == "world" or data.startswith("world:")
 
 
 if __name__ == "__main__":

@@ -130,6 +130,14 @@ ERRORS = [
     (["--model", "none.gguf", "--data", "rows.jsonl"], "model file none.gguf is not there"),
     (["--model", "./nothing", "--data", "rows.jsonl"], "model ./nothing cannot be loaded"),
     (["--model", "model"], "--model model needs --data"),
+    (
+        ["--data", "world:stile=0.5"],
+        "--data world:stile=0.5: the world has no option 'stile'; choose from steps, modulus",
+    ),
+    (["--data", "world:style=much"], "--data world:style=much: style is 'much', but must look like a number (float)"),
+    (["--data", "world:steps=5"], "steps is '5', but must look like 5-8"),
+    (["--data", "world:style=1.5"], "style is 1.5"),
+    (["--data", "world", "--eval_data", "rows.jsonl"], "--eval_data rows.jsonl belongs to data of your own"),
     (["--resume"], "--resume needs --output_dir"),
     (["--config", "list.yaml"], "must be a mapping of fields"),
     (["--config", "bad.yaml"], "is not YAML"),
@@ -154,6 +162,17 @@ def test_bad_input_has_no_traceback_in_a_process_of_its_own(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: unknown option '--alfa': did you mean 'alpha'?\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_variant_of_the_world_on_a_base_given_by_its_folder():
+    from trapo_toy import world
+
+    chosen = "world:steps=2-3,error_rate=1,traces=1,modulus=53"
+    options = {"steps": (2, 3), "error_rate": 1.0, "traces": 1, "modulus": 53}
+    assert world.options(chosen) == options and world.options("world") == {}
+    done = invoke("train", "--model", world.BASE, "--data", chosen, "--dry-run")
+    assert done.exit_code == 0, done.stderr
+    assert chosen in done.stdout and "gradient_checkpointing" in done.stdout
 
 
 def test_every_field_is_listed():

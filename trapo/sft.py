@@ -106,6 +106,8 @@ class SFTStage(SFTTrainer):
         steps = sft_steps(config, len(demonstrations))
         self.names = [d.name for d in demonstrations]
         self.batch = config.sft_batch_size
+        eos = tokenizer.eos_token_id
+        self.without_eos = sum(d.trace_ids[-1] != eos for d in demonstrations) / len(demonstrations)
         self.order = sft_order(len(self.names), steps * self.batch, config.seed)
         rows = [
             {
@@ -153,7 +155,11 @@ class SFTRecorder(StageRecorder):
         if logs and "loss" in logs:
             tokens, self.tokens = self.trainer.accelerator.reduce(torch.tensor(float(self.tokens)), "sum").item(), 0
             logs.pop("num_tokens", None)  # TRL's own count, which a resumed run begins again
-            logs |= self.step_figures() | {"tokens/expert": tokens, "tokens/update": tokens}
+            logs |= self.step_figures() | {
+                "tokens/expert": tokens,
+                "tokens/update": tokens,
+                "expert/without_eos_share": self.trainer.without_eos,  # of all demonstrations: their end was cut away
+            }
             if self._main:
                 self.append("metrics.jsonl", [{"step": state.global_step} | logs])
 

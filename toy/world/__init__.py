@@ -5,6 +5,7 @@ Nothing here imports torch; `base` (which makes base models) and `tokenizer` do,
 """
 
 from importlib import resources
+from inspect import signature
 from pathlib import Path
 
 import yaml
@@ -15,7 +16,7 @@ from .task import MODULUS, SPLITS, STEPS
 BASE = Path(str(resources.files(__name__).joinpath("base")))
 TRAIN_ROWS, HELD_OUT_ROWS, PROBE_ROWS = 1200, 200, 100
 
-__all__ = ["BASE", "MODULUS", "SPLITS", "STEPS", "probes", "rows", "settings", "training_data"]
+__all__ = ["BASE", "MODULUS", "SPLITS", "STEPS", "options", "probes", "rows", "settings", "training_data"]
 
 
 def settings(recipe: str) -> dict:
@@ -23,6 +24,28 @@ def settings(recipe: str) -> dict:
     text = resources.files(__name__).joinpath("settings.yaml").read_text(encoding="utf-8")
     found = yaml.safe_load(text)
     return found["common"] | found["recipes"].get(recipe, {})
+
+
+def options(spec: str) -> dict:
+    """The options of `rows` in a data name such as "world:steps=3-4,style=0.5"; {} for "world" alone.
+
+    Raises:
+        ValueError: for an unknown option or a value of another kind.
+    """
+    kinds = {name: type(p.default) for name, p in signature(rows).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    found = {}
+    for part in filter(None, spec.removeprefix("world").removeprefix(":").split(",")):
+        name, _, value = part.partition("=")
+        if name not in kinds:
+            raise ValueError(f"--data {spec}: the world has no option {name!r}; choose from {', '.join(kinds)}")
+        try:
+            found[name] = tuple(map(int, value.split("-", 1))) if kinds[name] is tuple else kinds[name](value)
+        except ValueError:
+            example = "5-8" if kinds[name] is tuple else f"a number ({kinds[name].__name__})"
+            raise ValueError(f"--data {spec}: {name} is {value!r}, but must look like {example}") from None
+        if kinds[name] is tuple and len(found[name]) != 2:
+            raise ValueError(f"--data {spec}: {name} is {value!r}, but must look like 5-8")
+    return found
 
 
 def training_data(seed: int = 0, held_out: str = "test", **options) -> tuple[list[dict], dict[str, list[dict]]]:
