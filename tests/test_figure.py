@@ -112,10 +112,9 @@ def test_nothing_is_written_where_the_second_file_cannot_be_drawn(tmp_path, monk
 
 @pytest.mark.parametrize("columns", [1, 2])
 def test_the_caption_is_whole_and_inside_the_picture(columns):
-    caption = (
-        "alpha 0.1; path " + "x" * 400 + " costs $5 and $6; " + " ".join(map(str, range(200))) + "\n$ trapo toy-gmm"
     dots = 200  # per inch, as it is saved
-    )
+    settings = f"alpha 0.1; path {'x' * 400} costs $5 and $6; {' '.join(map(str, range(200)))}"
+    caption = f"{settings}\n$ trapo toy-gmm"
     with style():
         figure, _ = new_figure(columns=columns, height=1.0)
         with _captioned(figure, caption) as box:
