@@ -146,9 +146,10 @@ class RunFolder:
         return list(read_jsonl(path)) if path.exists() else []
 
 
-def check_finite(loss: float, step: int, checkpoint: Path | None) -> None:
+def check_finite(loss: float, step: int, folder: RunFolder, stage: str) -> None:
     """Stop a run whose loss is NaN or infinite before it ruins the weights; FloatingPointError with the remedy."""
     if not math.isfinite(loss):
+        checkpoint = folder.last_checkpoint(stage)
         raise FloatingPointError(
             f"the loss is {loss} at step {step}: lower the learning rate or the expert_coef, and resume from "
             f"{checkpoint or 'the start (no checkpoint was saved yet)'}"

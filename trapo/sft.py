@@ -129,7 +129,7 @@ class SFTStage(SFTTrainer):
         """As in TRL; a NaN or infinite loss stops the run."""
         self.recorder.tokens += int((inputs["labels"] != -100).sum())
         loss = super().training_step(model, inputs, num_items_in_batch)
-        check_finite(loss.item(), self.state.global_step + 1, self.recorder.folder.last_checkpoint("sft"))
+        check_finite(loss.item(), self.state.global_step + 1, self.recorder.folder, "sft")
         return loss
 
     def _save_checkpoint(self, model, trial) -> None:

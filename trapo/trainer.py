@@ -15,7 +15,7 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOTrainer
@@ -26,8 +26,9 @@ from . import checks
 from .config import TRAPOConfig
 from .engines.torch_engine import TorchEngine
 from .expert import ExpertTokens, expert_loss
-from .grading import STATUSES, Grader
+from .grading import Grader
 from .guidance import Trace, no_guidance
+from .metrics import Means
 from .record import RunRecorder
 from .rollout import Group, Row, roll_out
 from .run import check_finite
@@ -87,7 +88,6 @@ class TRAPOTrainer(GRPOTrainer):
         self._rows: list[Row] = []  # this rank's samples of the rollout that TRL is processing
         self._inputs: list[dict[str, Any]] = []  # the dataset rows behind them
         self._forward: tuple[Tensor, Tensor] | None = None
-        self._sums = {mode: defaultdict(lambda: [0.0, 0.0]) for mode in ("train", "eval")}
         self._mode, self.eval_prefix = "train", "eval"  # the prefix names the held-out set being sampled
         self._blank_line: dict[int, bool] = {}
         with warnings.catch_warnings():
@@ -110,6 +110,7 @@ class TRAPOTrainer(GRPOTrainer):
         # TRL's entropy bonus is a mean per micro-batch, so it depends on the split; `_compute_loss` has another.
         self._entropy_bonus_enabled = False
         self._step_entropy = torch.zeros((), device=self.accelerator.device)
+        self._means = {mode: Means(self.accelerator) for mode in ("train", "eval")}
         self.recorder = RunRecorder(self)
         self.add_callback(self.recorder)
         self.add_callback(Watch())
@@ -136,7 +137,13 @@ class TRAPOTrainer(GRPOTrainer):
         # Tokens of the whole generation batch on all ranks; TRL rescales the first to one optimizer step.
         output["num_items_in_batch"] = own + expert
         output["entropy_items"] = own + expert if self.args.entropy_on_expert else own
-        self._measure_rollout(output)
+        means = self._means[self._mode]
+        means.add_rows(self._rows, self._mode == "train", graded=self.grader is not None)
+        if self._mode == "train":
+            means.add_guidance(self._rows, self.guidance)
+            means.add_total("tokens/expert", output["expert_mask"].sum().item())
+            means.add_total("tokens/update", (output["completion_mask"].sum() + output["prompt_mask"].sum()).item())
+            self.recorder.record_rollout(self._rows, output["advantages"].tolist())
         return output
 
     def _rollout(self, prompts: list, trainer: GRPOTrainer) -> dict[str, list]:
@@ -181,8 +188,8 @@ class TRAPOTrainer(GRPOTrainer):
             )
             model.train(training)
         self._rows = [row for group in rows for row in group]
-        self._add("seconds/rollout", seconds.engine)
-        self._add("seconds/grading", seconds.grading)
+        self._means[self._mode].add("seconds/rollout", seconds.engine)
+        self._means[self._mode].add("seconds/grading", seconds.grading)
         return {
             "prompt_ids": [list(row.group.prompt_ids) for row in self._rows],
             "completion_ids": [list(row.completion_ids) for row in self._rows],
@@ -219,7 +226,7 @@ class TRAPOTrainer(GRPOTrainer):
         for text in [expert] if isinstance(expert, str) else expert:
             part = expert_part(text, self.args.expert_text)
             ids = self._tokenizer(part, add_special_tokens=False)["input_ids"]
-            self._add("expert/too_long_share", float(len(ids) >= self.max_completion_length))
+            self._means[self._mode].add("expert/too_long_share", float(len(ids) >= self.max_completion_length))
             eos, limit = self._tokenizer.eos_token_id, self.max_completion_length
             ids = end_trace(ids, eos, limit, self.args.expert_too_long) if ids else []
             if not ids:
@@ -228,7 +235,7 @@ class TRAPOTrainer(GRPOTrainer):
             if self.guidance.prefix_end == "blank-line":
                 blank = [i for i, token in enumerate(ids) if self._is_blank_line(token)]
             traces.append(Trace(tuple(ids), tuple(blank)))
-        self._add("expert/prompts_without_trace", float(not traces))
+        self._means[self._mode].add("expert/prompts_without_trace", float(not traces))
         return traces
 
     def _is_blank_line(self, token: int) -> bool:
@@ -245,7 +252,7 @@ class TRAPOTrainer(GRPOTrainer):
             verdicts = self.grader.grade(texts, [row.group.columns["answer"] for row in rows])
             for row, verdict in zip(rows, verdicts, strict=True):
                 row.status, row.rewards, row.reward = verdict.status, [verdict.reward], verdict.reward
-                self._add("grade/wall_clock_share", float(verdict.wall))
+                self._means[self._mode].add("grade/wall_clock_share", float(verdict.wall))
             return
         for row in rows:
             row.status, row.rewards = "scored", []
@@ -313,7 +320,8 @@ class TRAPOTrainer(GRPOTrainer):
             per_token, w = expert_loss(tokens, self._weight)
             reduced = self._reduce(per_token, own_mask + expert_mask, inputs) / accumulation
             loss = loss + self.args.expert_coef * reduced
-            self._measure_expert(tokens, w)
+            alpha = self.args.alpha if self.args.expert_weight == "trsft" else None
+            self._means[self._mode].add_expert(tokens, w, alpha)
         if self.entropy_coef or self.use_adaptive_entropy:
             mask = own_mask + expert_mask if self.args.entropy_on_expert else own_mask
             bonus = (entropy * mask).sum() / self._per_window(inputs["entropy_items"])
@@ -335,7 +343,7 @@ class TRAPOTrainer(GRPOTrainer):
             low = self._last_world_entropy <= self.args.entropy_target
             coef = self.entropy_coef + (self.args.entropy_coef_delta if low else -self.args.entropy_coef_delta)
             self.entropy_coef = min(max(coef, self.args.entropy_coef_min), self.args.entropy_coef_max)
-            self._add("entropy_coef", self.entropy_coef)
+            self._means[self._mode].add("entropy_coef", self.entropy_coef)
             self._step_entropy = torch.zeros_like(share)
 
     def _reduce(self, per_token: Tensor, trained_mask: Tensor, inputs: dict[str, Any]) -> Tensor:
@@ -369,61 +377,13 @@ class TRAPOTrainer(GRPOTrainer):
 
     # ---------------------------------------------------------------- metrics
 
-    def _add(self, name: str, value: float, count: float = 1.0) -> None:
-        """Add to a metric's numerator and denominator; `log` sums both over steps and ranks and divides."""
-        sums = self._sums[self._mode][name]
-        sums[0] += value
-        sums[1] += count
-
-    def _add_total(self, name: str, value: float) -> None:
-        """Add to a metric that is a total over ranks, per rollout."""
-        self._add(name, value, 1 / self.accelerator.num_processes)
-
-    def _measure_rollout(self, output: dict[str, Any]) -> None:
-        training = self._mode == "train"
-        for row in self._rows:
-            kind = "/guided" if row.plan.length else "/plain"
-            self._add("reward" + (kind if training else ""), row.reward)
-            if row.finish != "demonstration":
-                self._add("truncated", float(row.finish == "length"))
-                self._add("length/own", len(row.own_ids))
-            for status in STATUSES if self.grader is not None else ():
-                self._add(f"grade/{status}", float(row.status == status))
-        self._add_total("tokens/rollout", sum(len(row.own_ids) for row in self._rows))
-        if not training:
-            return
-        size = self.guidance.group_size
-        for i, ratio in enumerate(self.guidance.ratios):
-            if ratio:
-                first = self.guidance.members(i).start
-                guided = [row.plan.ratio > 0 for row in self._rows[first::size]]
-                self._add(f"guided/micro_group_{i}", sum(guided), len(guided))
-        self._add_total("tokens/expert", output["expert_mask"].sum().item())
-        self._add_total("tokens/update", (output["completion_mask"].sum() + output["prompt_mask"].sum()).item())
-        self.recorder.record_rollout(self._rows, output["advantages"].tolist())
-
-    def _measure_expert(self, tokens: ExpertTokens, w: Tensor) -> None:
-        mask = tokens.mask.bool()
-        p, count = tokens.logp.detach().exp()[mask], int(mask.sum())
-        self._add("expert/p", p.sum().item(), count)
-        self._add("expert/weight", w.sum().item(), count)
-        if self.args.expert_weight == "trsft":
-            self._add("expert/outside_trust_region", (p < self.args.alpha).sum().item(), count)
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in TRL, with this trainer's metrics reduced over ranks and added."""
         training = self.model.training
-        sums = self._sums["train" if training else "eval"]
-        # Ranks may have met different metrics; all must reduce the same ones, in the same order.
-        names = sorted(set(gather_object(list(sums))))
-        if names:
-            local = torch.tensor([sums[name] for name in names], dtype=torch.float32, device=self.accelerator.device)
-            for name, (value, count) in zip(names, self.accelerator.reduce(local, "sum").tolist(), strict=True):
-                if count:
-                    logs[name if training else f"{self.eval_prefix}_{name}"] = value / count
-                if name == "reward":  # held-out: the number of samples behind the accuracy
-                    logs[f"{self.eval_prefix}_samples"] = round(count)
-            sums.clear()
+        for name, (value, count) in self._means["train" if training else "eval"].take().items():
+            logs[name if training else f"{self.eval_prefix}_{name}"] = value
+            if name == "reward":  # held-out: the number of samples behind the accuracy
+                logs[f"{self.eval_prefix}_samples"] = round(count)
         if training:
             logs |= self.recorder.step_figures()
             spent = logs.get("seconds/rollout", 0.0) + logs.get("seconds/grading", 0.0)
@@ -433,7 +393,7 @@ class TRAPOTrainer(GRPOTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
         """As in TRL, and a NaN or infinite loss stops the run instead of ruining the weights."""
         loss = super().training_step(model, inputs, num_items_in_batch)
-        check_finite(loss.item(), self.state.global_step + 1, self.recorder.folder.last_checkpoint())
+        check_finite(loss.item(), self.state.global_step + 1, self.recorder.folder, "rl")
         return loss
 
     # ---------------------------------------------------------------- run folder
