@@ -109,6 +109,17 @@ def test_the_certificate_and_the_multiplier_hold_for_random_experts(size):
         assert kept_mass(best.mu * (1 + 1e-6), expert, alpha) < 1
 
 
+def test_the_certificate_holds_for_experts_full_of_ties_and_zeros():
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        counts = rng.integers(0, 4, rng.integers(1, 12)) + 0.0
+        counts[0] += counts.sum() == 0
+        expert, alpha = counts / counts.sum(), float(rng.choice([1, 1 / 2, 1 / 3, 1 / 4, 0.1, 1 / len(counts)]))
+        best = solve(expert, alpha)
+        assert certificate(best.p, expert, alpha) < 1e-12 and best.p.sum() == pytest.approx(1, abs=1e-12)
+        assert (paper_lambda(expert, alpha) is None) == (best.leftover > 1e-12)
+
+
 @pytest.mark.parametrize("alpha", [0.05, 0.1, 0.3, 0.7, 1.0])
 def test_the_papers_equation_is_solved_exactly_where_nothing_is_left_over(alpha):
     seen = set()
