@@ -242,6 +242,17 @@ def test_a_batch_of_drawn_tokens_gives_the_gradient_in_expectation():
     assert next(drawn) == pytest.approx(next(exact), abs=2e-4)
 
 
+def test_a_batch_of_one_takes_the_step_of_one_token():
+    expert, p, seen = np.array([0.5, 0.5]), np.array([0.2, 0.8]), set()
+    for seed in range(8):
+        steps = climb(expert, 0.4, np.log([p]), 1.0, batch=1, rng=np.random.default_rng(seed))
+        next(steps)
+        seen.add(round(float(next(steps)[0, 0]), 9))
+    # The first token: w = .2 / .4, logits move by .5 (.8, -.8), odds times e^.8; the second: w = 1, odds times e^-.4.
+    odds = np.array([0.25 * np.exp(0.8), 0.25 * np.exp(-0.4)])
+    assert sorted(seen, reverse=True) == pytest.approx(odds / (1 + odds))
+
+
 def first_above(alpha, courses, most=50_000):
     for step, p in zip(range(most), courses, strict=False):
         if p[0, 0] >= alpha:
