@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 
 from .run import RunFolder
 
+WIDTH_FOR_BAR = 105  # columns of the terminal
 LINES_WITHOUT_TERMINAL = 10  # a log file gets this many lines over the training, not a bar
 
 
@@ -27,6 +28,18 @@ class ProgressLine(TrainerCallback):
         self.stage = trainer.recorder.stage
         self.figures: dict[str, float] = {}
         self.progress: Progress | None = None
+        self.task = None
+        self._started = time.perf_counter()
+        self._first_step = 0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Show the bar."""
+        self._started, self._first_step = time.perf_counter(), state.global_step
+        if not state.is_world_process_zero or not self.console.is_terminal:
+            return
+        bar = [BarColumn(20)] if self.console.width >= WIDTH_FOR_BAR else []  # figures first
+        columns = (TextColumn(f"{self.stage} step"), MofNCompleteColumn(), *bar, TextColumn("{task.description}"))
+        self.progress = Progress(*columns, TimeRemainingColumn(compact=True), console=self.console)
         self.task = None
         self._started = time.perf_counter()
         self._first_step = 0
@@ -76,7 +89,8 @@ class ProgressLine(TrainerCallback):
     def _text(self) -> str:
         f = self.figures
         parts = [f"loss {f['loss']:.3f}"] if self.stage == "sft" else []
-        parts += [f"reward {kind} {f[f'reward/{kind}']:.2f}" for kind in ("plain", "guided") if f"reward/{kind}" in f]
+        rewards = [f"{kind} {f[f'reward/{kind}']:.2f}" for kind in ("plain", "guided") if f"reward/{kind}" in f]
+        parts += ["reward " + " ".join(rewards)] if rewards else []
         if self.held_out:
             name, accuracy = next(iter(self.held_out.items()))
             parts.append(f"{name} {accuracy:.3f}")

@@ -25,7 +25,7 @@ def train(job: Job, config: TRAPOConfig, *, resume: bool = False, console: Conso
     Raises:
         ValueError, FileExistsError: before any work, in one line with the remedy.
     """
-    console = console or Console()
+    console = console or Console(highlight=False)
     transformers_logging.disable_progress_bar()
     folder = RunFolder(config.output_dir)
     point = _resume_point(folder, config) if resume else folder.check_free()
