@@ -40,22 +40,6 @@ class ProgressLine(TrainerCallback):
         bar = [BarColumn(20)] if self.console.width >= WIDTH_FOR_BAR else []  # figures first
         columns = (TextColumn(f"{self.stage} step"), MofNCompleteColumn(), *bar, TextColumn("{task.description}"))
         self.progress = Progress(*columns, TimeRemainingColumn(compact=True), console=self.console)
-        self.task = None
-        self._started = time.perf_counter()
-        self._first_step = 0
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        """Show the bar."""
-        self._started, self._first_step = time.perf_counter(), state.global_step
-        if not state.is_world_process_zero or not self.console.is_terminal:
-            return
-        columns = (
-            TextColumn(f"{self.stage} step"),
-            MofNCompleteColumn(),
-            BarColumn(20),
-            TextColumn("{task.description}"),
-        )
-        self.progress = Progress(*columns, TimeRemainingColumn(), console=self.console)
         self.task = self.progress.add_task("", total=state.max_steps, completed=state.global_step)
         self.progress.start()
 
