@@ -1,6 +1,8 @@
 """Proposition 1 (docs/proposition.md): the exact optimum of TrSFT on one distribution over tokens."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -274,6 +276,14 @@ def test_a_rare_token_escapes_when_the_formula_says(expert, n):
     assert first_above(alpha, climb(expert, alpha, start, lr)) == pytest.approx(said, rel=0.01)
 
 
+def test_before_the_others_have_rebalanced_a_rare_token_is_faster():
+    expert, alpha, p0, lr = np.array([0.6, 0.3, 0.1]), 0.1, 1e-5, 1e-3
+    steps = climb(expert, alpha, rare_start(expert, alpha, 0, [p0]), lr)
+    fall = 1 / next(steps)[0, 0] - 1 / next(steps)[0, 0]
+    # (1 + .75^2 + .25^2) lr (.6 / .1 - .4): the others at (.75, .25), g = .4
+    assert fall == pytest.approx(1.625 * lr * 5.6, rel=1e-3)
+
+
 def test_rare_tokens_stay_rare_under_sgd_only():
     expert, alpha = np.array([0.5, 0.3, 0.2]), 0.1
     steps = {}
@@ -330,3 +340,9 @@ def test_the_figure_says_alpha_and_draws_all_four_panels():
     assert "alpha = 0.1" in drawn.get_suptitle()
     assert [axis.get_title()[:3] for axis in drawn.axes] == ["(a)", "(b)", "(c)", "(d)"]
     assert all(axis.get_xlabel() and axis.get_ylabel() and axis.get_legend() for axis in drawn.axes)
+
+
+def test_the_page_names_only_tests_that_are_here():
+    page = (Path(__file__).parents[1] / "docs/proposition.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) > 10 and named <= set(globals()), named - set(globals())
