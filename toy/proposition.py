@@ -210,8 +210,10 @@ def escape_time(expert: np.ndarray, alpha: float, token: int, p0: ArrayLike, lr:
     pull = expert[token] - alpha * others.mu * rest.sum()
     if pull <= 0:
         return np.full(np.shape(p0), np.inf)
-    n = np.count_nonzero(others.p)
-    return alpha * np.maximum(1 / np.asarray(p0, dtype=float) - 1 / alpha, 0.0) / ((1 + 1 / n) * lr * pull)
+    p0 = np.asarray(p0, dtype=float)
+    # A tied token may hold so little that it is no faster than the rare one; all other kept tokens hold alpha or more.
+    n = (others.p >= np.minimum(alpha, 10 * p0[..., None])).sum(-1)
+    return alpha * np.maximum(1 / p0 - 1 / alpha, 0.0) / ((1 + 1 / n) * lr * pull)
 
 
 def check(expert: ArrayLike, alpha: float) -> tuple[np.ndarray, float]:

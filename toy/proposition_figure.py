@@ -30,7 +30,7 @@ class Settings:
         starts: random starts, logits normal with standard deviation `spread`, drawn with `seed`.
         steps: gradient steps, on the expected gradient.
         lr, adam_lr: learning rates.
-        rare: starting probabilities of the expert's first token in the last panel.
+        rare: starting probabilities of the expert's first token in the last panel, as shares of alpha.
     """
 
     alpha: float = 0.1
@@ -44,7 +44,7 @@ class Settings:
     steps: int = 10_000
     lr: float = 0.5
     adam_lr: float = 0.05
-    rare: tuple[float, ...] = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
+    rare: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON has them, for `save_figure`."""
@@ -95,12 +95,13 @@ def _distances(s: Settings, expert: np.ndarray) -> dict[str, Any]:
 
 def _escapes(s: Settings, expert: np.ndarray) -> dict[str, Any]:
     """Steps until the expert's first token reaches alpha, from each rare start, and the formula for TrSFT with SGD."""
-    formula = escape_time(expert, s.alpha, 0, s.rare, s.lr)
+    p0 = s.alpha * np.array(s.rare)
+    formula = escape_time(expert, s.alpha, 0, p0, s.lr)
     most = min(2 * np.max(formula) + 1000, 100_000)  # the formula knows nothing of Adam, and may be infinite
-    found: dict[str, Any] = {"p0": list(s.rare), "formula": [t if np.isfinite(t) else None for t in formula.tolist()]}
+    found: dict[str, Any] = {"p0": p0.tolist(), "formula": [t if np.isfinite(t) else None for t in formula.tolist()]}
     for name, (alpha, lr, optimizer) in _runs(s).items():
         first = np.full(len(s.rare), -1)
-        for step, p in enumerate(climb(expert, alpha, rare_start(expert, s.alpha, 0, s.rare), lr, optimizer)):
+        for step, p in enumerate(climb(expert, alpha, rare_start(expert, s.alpha, 0, p0), lr, optimizer)):
             first[(first < 0) & (p[:, 0] >= s.alpha)] = step
             if (first >= 0).all() or step >= most:
                 break
@@ -163,12 +164,13 @@ def _draw_distance(axis, s: Settings, found: dict[str, Any]) -> None:
 
 
 def _draw_escape(axis, s: Settings, found: dict[str, Any]) -> None:
-    p0 = np.geomspace(min(s.rare), max(s.rare), 100)
+    p0 = np.geomspace(min(found["p0"]), max(found["p0"]), 100)
     formula = escape_time(np.array(s.expert), s.alpha, 0, p0, s.lr)
     axis.plot(p0, formula, color="#555555", linewidth=0.9, label="formula (TrSFT, SGD)")
     for name, line in _lines(s).items():
-        steps = [np.nan if step is None else step for step in found[name]]
-        axis.plot(found["p0"], steps, **{**line, "linestyle": "none"})
+        steps = [np.nan if step is None else float(step) for step in found[name]]
+        label = line["label"] + (": never" if np.isnan(steps).all() else "")
+        axis.plot(found["p0"], steps, **{**line, "linestyle": "none", "label": label})
     axis.set(xscale="log", yscale="log", xlabel="starting probability of the expert's first token")
     axis.set(ylabel=rf"steps until it is $\alpha$ = {s.alpha:g}")
     axis.set_title("(d) rare tokens stay rare")
