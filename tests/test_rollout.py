@@ -1,56 +1,192 @@
+"""The scheduler against a brute-force reading of the method, on an engine and a judge that are slow in random ways."""
+
 import random
 
-from trapo.engines.torch_engine import Request, Sample
+import conftest
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trapo.engines.torch_engine import Request, Sample, TorchEngine
 from trapo.guidance import PRESETS, Trace
-from trapo.rollout import Group, roll_out, sample_seed
+from trapo.rollout import SCHEDULES, Group, Rollout, Row, sample_seed
 
 
-class FakeEngine:
-    """Tokens and lengths are a pure function of the request; every call is remembered."""
+class ClockEngine:
+    """One token per running request and poll; tokens and lengths are a pure function of the request."""
 
-    def __init__(self):
-        self.calls: list[list[Request]] = []
+    def __init__(self, slots=16, newest_first=False):
+        self.slots, self.newest_first = slots, newest_first
+        self.waiting, self.running, self.asked, self.aborted, self.polls = [], {}, [], [], 0
 
-    def generate(self, requests):
-        self.calls.append(requests)
-        samples = []
-        for request in requests:
-            rng = random.Random(repr((request.ids, request.seed)))
-            n = rng.randint(1, min(request.max_tokens, 9))
-            samples.append(Sample(tuple(rng.randrange(100) for _ in range(n)), "stop"))
-        return samples
+    @property
+    def free(self):
+        return self.slots - len(self.running) - len(self.waiting)
+
+    def submit(self, request):
+        self.asked.append(request)
+        self.waiting.append(len(self.asked) - 1)
+        return len(self.asked) - 1
+
+    def poll(self):
+        while self.waiting and len(self.running) < self.slots:
+            self.running[self.waiting.pop(-1 if self.newest_first else 0)] = 0
+        assert self.running, "polled with nothing to do"
+        self.polls += 1
+        ended = {}
+        for key in list(self.running):
+            self.running[key] += 1
+            tokens = sample_of(self.asked[key])
+            if self.running[key] == len(tokens):
+                del self.running[key]
+                ended[key] = Sample(tokens, "stop")
+        return ended
+
+    def abort(self, key):
+        self.aborted.append(key)
+        if key in self.waiting:
+            self.waiting.remove(key)
+            return 0
+        return self.running.pop(key)
 
 
-def grade(rows):
-    for row in rows:
-        row.reward = float(sum(row.completion_ids) % 3 == 0)
-        row.rewards, row.status = [row.reward], "correct" if row.reward else "wrong"
+def sample_of(request):
+    rng = random.Random(repr((request.ids, request.seed)))
+    return tuple(rng.randrange(100) for _ in range(rng.randint(1, min(request.max_tokens, 9))))
 
 
-def roll(schedule, engine, n=30, **kwargs):
-    groups = [
+def reward_of(row):
+    return float(sum(row.completion_ids) % 3 == 0)
+
+
+class SlowJudge:
+    """Each row is judged after a random number of `collect` calls; with `wait`, the first of them at once."""
+
+    def __init__(self, rng, delay):
+        self.rng, self.delay, self.rows, self.judged = rng, delay, [], []
+
+    def submit(self, row):
+        assert row.reward is None
+        self.rows.append([self.rng.randint(0, self.delay), row])
+
+    def collect(self, wait):
+        assert not wait or self.rows, "waits for ever"
+        done = []
+        for entry in list(self.rows):
+            if entry[0] == 0 or (wait and not done):
+                self.rows.remove(entry)
+                row = entry[1]
+                row.reward, row.status = reward_of(row), "scored"
+                row.rewards = [row.reward]
+                done.append(row)
+                self.judged.append(row)
+            else:
+                entry[0] -= 1
+        return done
+
+
+def groups(n=30):
+    return [
         Group(f"p{i}", (1, i), [] if i % 7 == 6 else [Trace(tuple(range(i, i + 11)))], {"prompt": "x"})
         for i in range(n)
     ]
+
+
+def roll(schedule, engine=None, judge=None, n=30, preset="paper", **kwargs):
+    engine, judge = engine or ClockEngine(), judge or SlowJudge(random.Random(0), 0)
     arguments = {"seed": 1, "step": 5, "max_tokens": 16} | kwargs
-    return roll_out(groups, PRESETS["paper"], engine, grade, schedule=schedule, **arguments)[0]
+    rollout = Rollout(groups(n), PRESETS[preset], engine, judge, schedule=schedule, **arguments)
+    return rollout.run(), rollout
 
 
 def facts(rows):
     return [[(r.plan, r.seed, r.prefix_ids, r.own_ids, r.reward, r.finish) for r in group] for group in rows]
 
 
-def test_every_schedule_draws_the_same_samples():
-    barrier, rounds = FakeEngine(), FakeEngine()
-    assert facts(roll("barrier", barrier)) == facts(roll("rounds", rounds))
-    assert len(barrier.calls) == 4
-    # decided early: whatever one failure settles is drawn in the second round already
-    assert sum(len(call) for call in rounds.calls[:2]) > sum(len(call) for call in barrier.calls[:2])
-    assert facts(roll("rounds", FakeEngine(), bounded=False)) == facts(roll("barrier", FakeEngine()))
+def by_definition(n, preset="paper"):
+    """The method read off its definition: micro-group after micro-group, each prompt by itself, no scheduler."""
+    guidance, found = PRESETS[preset], []
+    for group in groups(n):
+        rows = []
+        for i in range(len(guidance.sizes)):
+            earlier = [row.reward for row in rows]
+            total = sum(earlier) / len(earlier) if earlier and guidance.compare == "mean" else sum(earlier)
+            guided = bool(group.traces) and bool(earlier) and total < guidance.thresholds[i]
+            for index in guidance.members(i):
+                plans = guidance.branches(index, group.traces) if group.traces else {}
+                plan = plans[True] if guided else None
+                length = plan.length if plan else 0
+                prefix = group.traces[plan.trace].ids[:length] if plan else ()
+                seed = sample_seed(1, 5, group.prompt_id, index, length > 0)
+                row = Row(group, index, plan, seed, prefix)
+                if not (plan and plan.ratio == 1):
+                    row.own_ids, row.finish = sample_of(Request(group.prompt_ids + prefix, 16 - length, seed)), "stop"
+                row.reward = reward_of(row)
+                rows.append(row)
+        found.append([(r.seed, r.prefix_ids, r.own_ids, r.reward, r.finish) for r in rows])
+    return found
+
+
+@pytest.mark.parametrize("preset", ["paper", "reference"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_is_the_method_as_it_is_defined(schedule, preset):
+    rows, _ = roll(schedule, preset=preset)
+    assert [[fact[1:] for fact in group] for group in facts(rows)] == by_definition(30, preset)
+    assert len({row.finish for group in rows for row in group}) == 2  # demonstrations among them
+
+
+@given(
+    schedule=st.sampled_from(SCHEDULES),
+    slots=st.integers(1, 40),
+    delay=st.integers(0, 12),
+    newest_first=st.booleans(),
+    bounded=st.booleans(),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=150, deadline=None)
+def test_samples_depend_on_no_delay_capacity_order_or_schedule(schedule, slots, delay, newest_first, bounded, seed):
+    engine, judge = ClockEngine(slots, newest_first), SlowJudge(random.Random(seed), delay)
+    rows, rollout = roll(schedule, engine, judge, n=12, bounded=bounded)
+    assert [[fact[1:] for fact in group] for group in facts(rows)] == by_definition(12)
+    assert facts(rows) == facts(roll("barrier", n=12)[0])  # plans too
+    assert not engine.running and not engine.waiting and not judge.rows
+    assert sorted(map(id, judge.judged)) == sorted(id(row) for group in rows for row in group)  # winners only, once
+    drawn = sum(row.finish != "demonstration" for group in rows for row in group)
+    assert len(engine.asked) >= drawn
+    if schedule != "speculative":
+        assert len(engine.asked) == drawn and rollout.cost.aborted_tokens == 0 and not engine.aborted
+
+
+def test_schedules_wait_less_and_less():
+    polls = {}
+    for schedule in SCHEDULES:
+        engine = ClockEngine(slots=400)
+        roll(schedule, engine)
+        polls[schedule] = engine.polls
+    assert polls["speculative"] <= 9 < polls["pipelined"] < polls["barrier"] <= 4 * 9
+
+
+def test_speculation_pays_in_tokens_that_are_counted():
+    engine = ClockEngine(slots=400)
+    rows, rollout = roll("speculative", engine)
+    own = sum(len(row.own_ids) for group in rows for row in group)
+    lost = rollout.cost.aborted_tokens
+    assert 0 < lost < own
+    asked = sum(len(sample_of(request)) for request in engine.asked)
+    assert own + lost <= asked  # an aborted request was not drawn to its end
+    assert len(engine.asked) > sum(row.finish != "demonstration" for group in rows for row in group)
+
+
+def test_a_full_engine_does_not_bet():
+    engine = ClockEngine(slots=4)
+    roll("speculative", engine, n=30)
+    plain = ClockEngine(slots=4)
+    roll("pipelined", plain, n=30)
+    assert len(engine.asked) - len(plain.asked) < 12 and engine.polls <= plain.polls * 1.02
 
 
 def test_rows_are_what_the_plan_says():
-    for group in roll("rounds", FakeEngine()):
+    for group in roll("pipelined")[0]:
         rewards = [row.reward for row in group]
         for row, plan in zip(group, PRESETS["paper"].plan(rewards, group[0].group.traces), strict=True):
             assert row.plan == plan
@@ -60,11 +196,42 @@ def test_rows_are_what_the_plan_says():
 
 
 def test_whole_demonstrations_cost_the_engine_nothing_and_prefixes_shorten_the_rest():
-    engine = FakeEngine()
-    rows = [row for group in roll("barrier", engine) for row in group]
-    asked = [request for call in engine.calls for request in call]
-    assert len(asked) == sum(row.finish != "demonstration" for row in rows) < len(rows)
-    assert {len(r.ids) - 2 + r.max_tokens for r in asked} == {16}
+    engine = ClockEngine()
+    rows = [row for group in roll("barrier", engine)[0] for row in group]
+    assert len(engine.asked) == sum(row.finish != "demonstration" for row in rows) < len(rows)
+    assert {len(r.ids) - 2 + r.max_tokens for r in engine.asked} == {16}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_an_exception_leaves_nothing_in_flight(schedule):
+    class Broken(SlowJudge):
+        def collect(self, wait):
+            if len(self.judged) > 20:
+                raise RuntimeError("the reward function failed")
+            return super().collect(wait)
+
+    engine = ClockEngine(slots=64)
+    with pytest.raises(RuntimeError, match="the reward function failed"):
+        roll(schedule, engine, Broken(random.Random(0), 0))
+    assert not engine.running and not engine.waiting
+
+
+def test_the_torch_engine_draws_the_same_bits_under_every_schedule():
+    model = conftest.new_model()
+    found = []
+    for schedule, slots in [
+        ("barrier", 64),
+        ("pipelined", 64),
+        ("speculative", 64),
+        ("speculative", 11),
+        ("pipelined", 5),
+    ]:
+        engine = TorchEngine(model, [256], 257, slots=slots)
+        rows, rollout = roll(schedule, engine, SlowJudge(random.Random(slots), 3), n=14)
+        found.append(facts(rows))
+        assert engine.free == engine.slots
+    assert all(other == found[0] for other in found[1:])
+    assert rollout.cost.polls > 0
 
 
 def test_seeds_tell_samples_apart_and_nothing_else():

@@ -6,6 +6,7 @@ from datasets import Dataset
 from harness import one_in_three, one_step, rollouts
 
 from trapo import TRAPOConfig, TRAPOTrainer
+from trapo.rollout import SCHEDULES
 from trapo.run import RunFolder
 
 
@@ -94,12 +95,16 @@ def test_expert_metrics_by_hand(tmp_path, make_model, tokenizer, rows):
 
 
 def test_schedules_train_to_the_same_bits(tmp_path, make_model, tokenizer, rows):
-    models = [make_model(), make_model()]
-    for model, schedule in zip(models, ("barrier", "rounds"), strict=True):
-        # the default grader bounds rewards in [0, 1], so "rounds" decides early
+    models = [make_model() for _ in SCHEDULES]
+    for model, schedule in zip(models, SCHEDULES, strict=True):
+        # the default grader bounds rewards in [0, 1], so micro-groups are decided early, and bets are lost
         trainer(tmp_path / schedule, model, tokenizer, rows, None, schedule=schedule, learning_rate=1e-2).train()
-    assert (tmp_path / "barrier/rollouts.jsonl").read_bytes() == (tmp_path / "rounds/rollouts.jsonl").read_bytes()
-    assert all(torch.equal(a, b) for a, b in zip(*(m.parameters() for m in models), strict=True))
+    assert len({(tmp_path / schedule / "rollouts.jsonl").read_bytes() for schedule in SCHEDULES}) == 1
+    assert all(
+        torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*(m.parameters() for m in models), strict=True)
+    )
+    lost = [RunFolder(tmp_path / s).records("metrics.jsonl")[0]["tokens/aborted"] for s in SCHEDULES]
+    assert [tokens > 0 for tokens in lost] == [s == "speculative" for s in SCHEDULES]
 
 
 def test_whole_demonstrations_can_be_left_out_of_the_groups_mean(tmp_path, make_model, tokenizer, rows):

@@ -111,8 +111,8 @@ class TRAPOConfig(GRPOConfig):
     )
     # Rollouts
     schedule: str = field(
-        default="rounds",
-        metadata={"help": f"{' or '.join(SCHEDULES)}: when micro-groups are drawn. The samples are the same."},
+        default="pipelined",
+        metadata={"help": f"{', '.join(SCHEDULES)}: when micro-groups are drawn. The samples are the same."},
     )
     rollout_slots: int = field(default=64, metadata={"help": "Most samples that the engine draws at once, per rank."})
     eval_temperature: float = field(

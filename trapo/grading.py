@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,37 +96,61 @@ class Grader:
             wall_seconds,
         )
         self._pool: list[_Worker] = []
+        self._waiting: deque[tuple[Hashable, str, str]] = deque()  # key, boxed answer, gold
+        self._done: list[tuple[Hashable, Verdict]] = []
 
     def grade(self, texts: Sequence[str], golds: Sequence[Any], quick: bool = True) -> list[Verdict]:
         """One verdict per text, in order; golds may be strings or numbers.
 
         `quick=False` asks math-verify even where the characters are the same: can it read the gold at all?
         """
-        golds = [str(gold) for gold in golds]
-        verdicts = [quick_verdict(text, gold) for text, gold in zip(texts, golds, strict=True)]
-        if not quick:
-            verdicts = [verdict if verdict and verdict.status == "no_box" else None for verdict in verdicts]
-        open_tasks = [i for i in reversed(range(len(texts))) if verdicts[i] is None]
-        while len(self._pool) < min(self.workers, len(open_tasks)):
-            self._pool.append(_Worker(self))
-        while open_tasks or any(w.task is not None for w in self._pool):
-            for worker in self._pool:
-                if worker.task is None and open_tasks:
-                    i = open_tasks.pop()
-                    worker.send(i, boxed_answer(texts[i]), golds[i])
-            for worker in self._ready():
-                i, verdict = worker.receive()
-                verdicts[i] = verdict
-        return verdicts
+        for i, (text, gold) in enumerate(zip(texts, golds, strict=True)):
+            self.submit(i, text, gold, quick)
+        verdicts: dict[Hashable, Verdict] = {}
+        while len(verdicts) < len(texts):
+            verdicts |= self.collect(wait=True)
+        return [verdicts[i] for i in range(len(texts))]
+
+    def submit(self, key: Hashable, text: str, gold: Any, quick: bool = True) -> None:
+        """Hand in a text; its verdict comes from `collect` under `key`. Workers are at it while the caller goes on."""
+        verdict = quick_verdict(text, str(gold))
+        if verdict is not None and (quick or verdict.status == "no_box"):
+            self._done.append((key, verdict))
+        else:
+            self._waiting.append((key, boxed_answer(text), str(gold)))
+            self._dispatch()
+
+    def collect(self, wait: bool = False) -> dict[Hashable, Verdict]:
+        """The verdicts found since the last call; with `wait`, at least one as long as any is still to come."""
+        while True:
+            for worker in self._ready(wait and not self._done):
+                self._done.append(worker.receive())
+            self._dispatch()
+            if self._done or not wait or not any(w.task is not None for w in self._pool):
+                break
+        done, self._done = dict(self._done), []
+        return done
 
     def __call__(self, completions: list, answer: list, **kwargs: Any) -> list[float]:
         """TRL's reward function protocol: completions as text or as chat messages, column `answer`."""
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
         return [verdict.reward for verdict in self.grade(texts, answer)]
 
-    def _ready(self) -> list["_Worker"]:
+    def _dispatch(self) -> None:
+        """Give waiting tasks to idle workers, and start workers for the rest while there may be more."""
+        idle = [w for w in self._pool if w.task is None]
+        while self._waiting and (idle or len(self._pool) < self.workers):
+            if not idle:
+                idle.append(_Worker(self))
+                self._pool += idle
+            idle.pop().send(*self._waiting.popleft())
+
+    def _ready(self, wait: bool) -> list["_Worker"]:
+        """Workers that have answered, died, or are past their deadline; with `wait`, at least one if any is busy."""
         busy = [w for w in self._pool if w.task is not None]
-        patience = max(min(w.deadline for w in busy) - time.monotonic(), 0)
+        if not busy:
+            return []
+        patience = max(min(w.deadline for w in busy) - time.monotonic(), 0) if wait else 0
         readable, _, _ = select.select([w.process.stdout for w in busy], [], [], patience)
         return [w for w in busy if w.process.stdout in readable or time.monotonic() >= w.deadline]
 
@@ -134,6 +159,8 @@ class Grader:
         for worker in self._pool:
             worker.stop()
         self._pool = []
+        self._waiting.clear()
+        self._done.clear()
 
     def __enter__(self) -> "Grader":
         return self
@@ -167,12 +194,12 @@ class _Worker:
                 f"the grading worker did not start: {' '.join(command)} exited with {self.process.wait()}"
             )
 
-    def send(self, task: int, answer: str, gold: str) -> None:
+    def send(self, task: Hashable, answer: str, gold: str) -> None:
         self.task, self.deadline = task, time.monotonic() + self.limits.wall_seconds
         with contextlib.suppress(BrokenPipeError):  # it died between two tasks: the next receive() sees that
             self.process.stdin.write(json.dumps([answer, gold]).encode() + b"\n")
 
-    def receive(self) -> tuple[int, Verdict]:
+    def receive(self) -> tuple[Hashable, Verdict]:
         """The verdict of a worker that has answered, has died, or is past its deadline."""
         task, self.task = self.task, None
         late = not select.select([self.process.stdout], [], [], 0)[0]

@@ -156,6 +156,11 @@ class MicroGroups:
                 plans.append(RowPlan(i, plan.ratio, plan.trace, plan.length, expert=first))
         return plans
 
+    def branches(self, index: int, traces: Sequence[Trace]) -> dict[bool, RowPlan]:
+        """What sample `index` may turn out to be: {False: plain, True: guided}; `expert` is not settled in these."""
+        i = next(i for i in range(len(self.sizes)) if index in self.members(i))
+        return {False: RowPlan(i), True: self._guided_row(i, traces)}
+
     def prefix_length(self, ratio: float, trace: Trace) -> int:
         """How many tokens of `trace` the ratio shows, by this guidance's rule for the prefix's end."""
         n = len(trace.ids)

@@ -11,7 +11,7 @@ from torch import Tensor
 from .expert import ExpertTokens
 from .grading import STATUSES
 from .guidance import MicroGroups
-from .rollout import Row
+from .rollout import Cost, Row
 
 
 class Means:
@@ -52,7 +52,15 @@ class Means:
                 self.add("length/own", len(row.own_ids))
             for status in STATUSES if graded else ():
                 self.add(f"grade/{status}", float(row.status == status))
+            if graded:
+                self.add("grade/wall_clock_share", float(row.wall))
         self.add_total("tokens/rollout", sum(len(row.own_ids) for row in rows))
+
+    def add_cost(self, cost: Cost) -> None:
+        """Seconds of drawing and of waiting for grades; tokens drawn for branches that were not taken."""
+        self.add("seconds/rollout", cost.engine_seconds)
+        self.add("seconds/grading", cost.grading_seconds)
+        self.add_total("tokens/aborted", cost.aborted_tokens)
 
     def add_guidance(self, rows: Sequence[Row], guidance: MicroGroups) -> None:
         """The share of prompts guided, per micro-group; `rows` are whole groups in order."""

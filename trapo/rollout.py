@@ -1,21 +1,24 @@
-"""Rollouts: draw every sample of a batch of groups, each micro-group as soon as the schedule allows.
+"""Rollouts: the scheduler that draws and grades every sample of a batch of groups.
 
-Two schedules draw the same samples, because a sample's seed comes from what it is and never from when it is drawn:
+All schedules draw the same samples, because a sample's seed comes from what it is and never from when it is drawn:
 
-* "barrier": one `generate` per micro-group over the whole batch, as in the reference code;
-* "rounds": each `generate` takes all micro-groups that are decided by then, in whatever order that is.
+* "barrier": micro-group i of all prompts, then i + 1: four waits for the longest response, as in the reference code;
+* "pipelined": each prompt advances on its own, as far as the rewards known so far have decided (`MicroGroups.plan`);
+* "speculative": and while slots are free, both branches of what is undecided are begun; the loser is aborted.
+
+Grading goes on while the engine draws. Whole demonstrations cost the engine nothing.
 """
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .engines.torch_engine import Request, Sample
 from .guidance import MicroGroups, RowPlan, Trace
 
-SCHEDULES = ("rounds", "barrier")
+SCHEDULES = ("pipelined", "speculative", "barrier")
 
 
 @dataclass
@@ -32,8 +35,8 @@ class Group:
 class Row:
     """One sample of a group. `prefix_ids` are the expert's tokens, `own_ids` the policy's.
 
-    `finish` is "stop" (EOS), "length", or "demonstration" (the policy wrote nothing). `rewards` has one value per
-    reward function, `reward` is their weighted sum.
+    `finish` is "stop" (EOS), "length", or "demonstration" (the policy wrote nothing). `reward` is None until it is
+    graded; `rewards` has one value per reward function, `reward` is their weighted sum. `wall` is `Verdict.wall`.
     """
 
     group: Group
@@ -43,9 +46,10 @@ class Row:
     prefix_ids: tuple[int, ...]
     own_ids: tuple[int, ...] = ()
     finish: str = "demonstration"
-    reward: float = 0.0
+    reward: float | None = None
     rewards: list[float] = field(default_factory=list)
     status: str = ""
+    wall: bool = False
 
     @property
     def completion_ids(self) -> tuple[int, ...]:
@@ -56,16 +60,38 @@ class Row:
 class Engine(Protocol):
     """What rollouts need of an engine."""
 
-    def generate(self, requests: list[Request]) -> list[Sample]:
-        """The samples of `requests`, in their order."""
+    @property
+    def free(self) -> int:
+        """Slots that are neither running nor promised to a waiting request; negative while more wait than fit."""
+
+    def submit(self, request: Request) -> int:
+        """Queue a request; the key names it in `poll` and `abort`. First come, first served."""
+
+    def poll(self) -> dict[int, Sample]:
+        """Work for a while; the samples that ended, by key."""
+
+    def abort(self, key: int) -> int:
+        """Give up a request that has not ended; the tokens that were drawn for it."""
+
+
+class Judge(Protocol):
+    """What rollouts need of grading."""
+
+    def submit(self, row: Row) -> None:
+        """Hand in a finished row."""
+
+    def collect(self, wait: bool) -> list[Row]:
+        """Rows graded since the last call, `reward`, `rewards` and `status` filled in; with `wait`, at least one."""
 
 
 @dataclass
-class Seconds:
-    """Where a rollout's time went, in seconds."""
+class Cost:
+    """What a rollout took: seconds of the engine and of waiting for grades, engine calls, tokens drawn for nothing."""
 
-    engine: float = 0.0
-    grading: float = 0.0
+    engine_seconds: float = 0.0
+    grading_seconds: float = 0.0
+    polls: int = 0
+    aborted_tokens: int = 0
 
 
 def sample_seed(run_seed: int, step: int | str, prompt_id: str, index: int, guided: bool) -> int:
@@ -74,71 +100,179 @@ def sample_seed(run_seed: int, step: int | str, prompt_id: str, index: int, guid
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def roll_out(
-    groups: Sequence[Group],
-    guidance: MicroGroups,
-    engine: Engine,
-    grade: Callable[[list[Row]], None],
-    *,
-    seed: int,
-    step: int | str,
-    max_tokens: int,
-    schedule: str = "rounds",
-    bounded: bool = True,
-) -> tuple[list[list[Row]], Seconds]:
-    """Draw and grade all samples of `groups`.
+@dataclass
+class _Bet:
+    """A row begun before it was known whether its group wants it; `key` is None once its tokens are there."""
+
+    row: Row
+    key: int | None
+
+
+class Rollout:
+    """Draws and grades all samples of `groups`; use once.
 
     Args:
         groups: the prompts of this batch.
         guidance: decides, from the rewards known so far, what each sample is shown.
         engine: draws the policy's tokens.
-        grade: fills in `reward`, `rewards` and `status` of rows.
+        judge: grades finished rows.
         seed, step: the run's seed and the training step (or another label), for `sample_seed`.
         max_tokens: bound on prefix plus own tokens.
         schedule: one of `SCHEDULES`.
         bounded: whether rewards are known to lie in [0, 1]; if not, nothing is decided early.
-
-    Returns:
-        rows: guidance.group_size rows per group, in order.
-        seconds: of the engine and of grading.
     """
-    rows: list[list[Row | None]] = [[None] * guidance.group_size for _ in groups]
-    seconds = Seconds()
-    micro_group = 0
-    while any(row is None for group_rows in rows for row in group_rows):
-        batch = []
-        for group, group_rows in zip(groups, rows, strict=True):
-            rewards = [None if row is None else row.reward for row in group_rows]
-            for index, plan in enumerate(guidance.plan(rewards, group.traces, bounded)):
-                due = plan is not None and (schedule == "rounds" or plan.micro_group <= micro_group)
-                if due and group_rows[index] is None:
-                    group_rows[index] = row = _new_row(group, index, plan, seed, step)
-                    batch.append(row)
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        guidance: MicroGroups,
+        engine: Engine,
+        judge: Judge,
+        *,
+        seed: int,
+        step: int | str,
+        max_tokens: int,
+        schedule: str = "pipelined",
+        bounded: bool = True,
+    ):
+        self.groups, self.guidance, self.engine, self.judge = groups, guidance, engine, judge
+        self.seed, self.step, self.max_tokens, self.bounded = seed, step, max_tokens, bounded
+        self.schedule, self.cost = schedule, Cost()
+        self._rows: list[list[Row | None]] = [[None] * guidance.group_size for _ in groups]
+        self._place = {id(group): g for g, group in enumerate(groups)}
+        self._drawing: dict[int, Row] = {}  # by the engine's key
+        self._grading = 0
+        self._bets: dict[tuple[int, int], dict[bool, _Bet]] = {}  # (group, sample) -> guided? -> bet, oldest first
+        self._level = 0  # the micro-group that "barrier" has come to
+
+    def run(self) -> list[list[Row]]:
+        """All rows, guidance.group_size per group, in order.
+
+        On an exception everything in flight is aborted first.
+        """
+        try:
+            self._advance(range(len(self.groups)))
+            while not all(row is not None and row.reward is not None for rows in self._rows for row in rows):
+                if not self._drawing and not self._grading:
+                    self._level += 1  # only a barrier can stand still: all that was allowed is graded
+                    self._advance(range(len(self.groups)))
+                    continue
+                if self.schedule == "speculative":
+                    self._speculate()
+                self._draw()
+                self._collect()
+        except BaseException:
+            for key in self._drawing:
+                self.engine.abort(key)
+            raise
+        for group, rows in zip(self.groups, self._rows, strict=True):
+            # Which of several twins trains their prefix is settled only when every micro-group is decided.
+            final = self.guidance.plan([row.reward for row in rows], group.traces, self.bounded)
+            for row, plan in zip(rows, final, strict=True):
+                row.plan = plan
+        return self._rows
+
+    def _advance(self, places: Sequence[int]) -> None:
+        """Begin every row of these groups that has become certain."""
+        for g in places:
+            rows = self._rows[g]
+            rewards = [None if row is None else row.reward for row in rows]
+            for index, plan in enumerate(self.guidance.plan(rewards, self.groups[g].traces, self.bounded)):
+                due = plan is not None and (self.schedule != "barrier" or plan.micro_group <= self._level)
+                if due and rows[index] is None:
+                    rows[index] = self._settle(g, index, plan) or self._begin(g, index, plan)[0]
+
+    def _begin(self, g: int, index: int, plan: RowPlan) -> tuple[Row, int | None]:
+        """A new row, handed to the engine (its key) or, where there is nothing to draw, to the judge (None)."""
+        row = self._new_row(g, index, plan)
+        if self._is_complete(row):
+            self._submit(row)
+            return row, None
+        return row, self._request(row)
+
+    def _new_row(self, g: int, index: int, plan: RowPlan) -> Row:
+        group = self.groups[g]
+        prefix = group.traces[plan.trace].ids[: plan.length] if plan.length else ()
+        seed = sample_seed(self.seed, self.step, group.prompt_id, index, plan.length > 0)
+        return Row(group, index, plan, seed, prefix)
+
+    def _is_complete(self, row: Row) -> bool:
+        return row.plan.ratio >= 1 or len(row.prefix_ids) >= self.max_tokens
+
+    def _request(self, row: Row) -> int:
+        ids = row.group.prompt_ids + row.prefix_ids
+        key = self.engine.submit(Request(ids, self.max_tokens - len(row.prefix_ids), row.seed))
+        self._drawing[key] = row
+        return key
+
+    def _submit(self, row: Row) -> None:
+        self._grading += 1
+        self.judge.submit(row)
+
+    def _draw(self) -> None:
+        """Let the engine work, and hand what has ended to the judge, bets aside."""
+        if not self._drawing:
+            return
         started = time.perf_counter()
-        _draw(batch, engine, max_tokens)
-        drawn = time.perf_counter()
-        grade(batch)
-        seconds.engine += drawn - started
-        seconds.grading += time.perf_counter() - drawn
-        micro_group += 1
-    for group, group_rows in zip(groups, rows, strict=True):
-        # Which of several twins trains their prefix is settled only when every micro-group is decided.
-        final = guidance.plan([row.reward for row in group_rows], group.traces, bounded)
-        for row, plan in zip(group_rows, final, strict=True):
-            row.plan = plan
-    return rows, seconds
+        ended = self.engine.poll()
+        self.cost.engine_seconds += time.perf_counter() - started
+        self.cost.polls += 1
+        for key, sample in ended.items():
+            row = self._drawing.pop(key)
+            row.own_ids, row.finish = sample.ids, sample.finish
+            bets = self._bets.get((self._place[id(row.group)], row.index), {})
+            bet = next((bet for bet in bets.values() if bet.row is row), None)
+            if bet:
+                bet.key = None  # graded if its branch wins
+            else:
+                self._submit(row)
 
+    def _collect(self) -> None:
+        """Take up the grades there are; wait for one only if nothing can be drawn meanwhile."""
+        started = time.perf_counter()
+        graded = self.judge.collect(wait=not self._drawing) if self._grading else []
+        self.cost.grading_seconds += time.perf_counter() - started
+        self._grading -= len(graded)
+        self._advance(list(dict.fromkeys(self._place[id(row.group)] for row in graded)))
 
-def _new_row(group: Group, index: int, plan: RowPlan, seed: int, step: int | str) -> Row:
-    prefix = group.traces[plan.trace].ids[: plan.length] if plan.length else ()
-    return Row(group, index, plan, sample_seed(seed, step, group.prompt_id, index, plan.length > 0), prefix)
+    # ---------------------------------------------------------------- speculation
 
+    def _speculate(self) -> None:
+        """While slots are free, begin both branches of undecided samples; give the newest up where work has to wait."""
+        while self.engine.free < 0 and self._bets:
+            newest = next(reversed(self._bets))
+            for bet in self._bets.pop(newest).values():
+                self._abort(bet)
+        if self.engine.free <= 0:
+            return
+        for index in range(self.guidance.group_size):
+            for g, rows in enumerate(self._rows):
+                if rows[index] is not None or (g, index) in self._bets:
+                    continue
+                plans = self.guidance.branches(index, self.groups[g].traces)
+                rows_of = {guided: self._new_row(g, index, plan) for guided, plan in plans.items()}
+                if self.engine.free < sum(not self._is_complete(row) for row in rows_of.values()):
+                    return
+                self._bets[g, index] = {
+                    guided: _Bet(row, None if self._is_complete(row) else self._request(row))
+                    for guided, row in rows_of.items()
+                }
 
-def _draw(batch: list[Row], engine: Engine, max_tokens: int) -> None:
-    """Let the engine write the own tokens of all rows but the whole demonstrations."""
-    rows = [row for row in batch if row.plan.ratio < 1 and len(row.prefix_ids) < max_tokens]
-    requests = [
-        Request(row.group.prompt_ids + row.prefix_ids, max_tokens - len(row.prefix_ids), row.seed) for row in rows
-    ]
-    for row, sample in zip(rows, engine.generate(requests), strict=True):
-        row.own_ids, row.finish = sample.ids, sample.finish
+    def _settle(self, g: int, index: int, plan: RowPlan) -> Row | None:
+        """The row that was begun for the branch that has won, the other one aborted; None if there was no bet."""
+        bets = self._bets.pop((g, index), None)
+        if bets is None:
+            return None
+        winner, loser = bets[plan.length > 0], bets[plan.length == 0]
+        self._abort(loser)
+        winner.row.plan = plan
+        if winner.key is None:
+            self._submit(winner.row)
+        return winner.row
+
+    def _abort(self, bet: _Bet) -> None:
+        if bet.key is None:
+            self.cost.aborted_tokens += len(bet.row.own_ids)
+        else:
+            del self._drawing[bet.key]
+            self.cost.aborted_tokens += self.engine.abort(bet.key)

@@ -28,9 +28,10 @@ from .engines.torch_engine import TorchEngine
 from .expert import ExpertTokens, expert_loss
 from .grading import Grader
 from .guidance import Trace, no_guidance
+from .judge import FunctionJudge, GraderJudge
 from .metrics import Means
 from .record import RunRecorder
-from .rollout import Group, Row, roll_out
+from .rollout import Group, Rollout, Row
 from .run import check_finite
 from .sft import Demonstration
 from .text import apply_template, end_trace, expert_part
@@ -174,11 +175,11 @@ class TRAPOTrainer(GRPOTrainer):
                 min_p=self.min_p,
                 slots=self.args.rollout_slots,
             )
-            rows, seconds = roll_out(
+            rollout = Rollout(
                 groups,
                 self.guidance if training else no_guidance(size),
                 engine,
-                self._grade,
+                GraderJudge(self.grader, self._decode) if self.grader else FunctionJudge(self._score),
                 seed=self.args.seed,
                 # Held-out samples keep their seeds over training, so that two evaluations differ by the policy only.
                 step=self.state.global_step if training else "eval",
@@ -186,10 +187,10 @@ class TRAPOTrainer(GRPOTrainer):
                 schedule=self.args.schedule,
                 bounded=self._bounded,
             )
+            rows = rollout.run()
             model.train(training)
         self._rows = [row for group in rows for row in group]
-        self._means[self._mode].add("seconds/rollout", seconds.engine)
-        self._means[self._mode].add("seconds/grading", seconds.grading)
+        self._means[self._mode].add_cost(rollout.cost)
         return {
             "prompt_ids": [list(row.group.prompt_ids) for row in self._rows],
             "completion_ids": [list(row.completion_ids) for row in self._rows],
@@ -245,20 +246,16 @@ class TRAPOTrainer(GRPOTrainer):
 
     # ---------------------------------------------------------------- rewards
 
-    def _grade(self, rows: list[Row]) -> None:
-        """Fill in reward, rewards and status of rows; every rank grades its own, without waiting for others."""
-        texts = self._tokenizer.batch_decode([row.completion_ids for row in rows], skip_special_tokens=True)
-        if self.grader is not None:
-            verdicts = self.grader.grade(texts, [row.group.columns["answer"] for row in rows])
-            for row, verdict in zip(rows, verdicts, strict=True):
-                row.status, row.rewards, row.reward = verdict.status, [verdict.reward], verdict.reward
-                self._means[self._mode].add("grade/wall_clock_share", float(verdict.wall))
-            return
+    def _decode(self, row: Row) -> str:
+        return self._tokenizer.decode(row.completion_ids, skip_special_tokens=True)
+
+    def _score(self, rows: list[Row]) -> None:
+        """Fill in what the reward functions say of rows; every rank asks for its own, without waiting for others."""
         for row in rows:
             row.status, row.rewards = "scored", []
-        weights = self.reward_weights.tolist()
+        weights, arguments = self.reward_weights.tolist(), self._reward_arguments(rows)
         for name, function in zip(self.reward_func_names, self.reward_funcs, strict=True):
-            values = function(**self._reward_arguments(rows, texts))
+            values = function(**arguments)
             if len(values) != len(rows):
                 raise ValueError(f"reward function {name!r} returned {len(values)} rewards for {len(rows)} completions")
             for row, value in zip(rows, values, strict=True):
@@ -272,8 +269,8 @@ class TRAPOTrainer(GRPOTrainer):
                     "keep it in [0, 1], or do not set its attribute bounded"
                 )
 
-    def _reward_arguments(self, rows: list[Row], texts: list[str]) -> dict[str, Any]:
-        columns = [row.group.columns for row in rows]
+    def _reward_arguments(self, rows: list[Row]) -> dict[str, Any]:
+        columns, texts = [row.group.columns for row in rows], [self._decode(row) for row in rows]
         if columns and is_conversational({"prompt": columns[0]["prompt"]}):
             texts = [[{"role": "assistant", "content": text}] for text in texts]
         keys = [k for k in (columns[0] if columns else {}) if k not in ("prompt", "completion", "completion_ids")]
@@ -287,7 +284,7 @@ class TRAPOTrainer(GRPOTrainer):
         } | {k: [c[k] for c in columns] for k in keys}
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> Tensor:
-        """What `_grade` found during the rollout, (rows of all ranks, reward functions)."""
+        """What was found during the rollout, (rows of all ranks, reward functions)."""
         rewards = torch.tensor([row.rewards for row in self._rows], dtype=torch.float32, device=self.accelerator.device)
         if not self.args.demonstrations_in_baseline:
             # TRL leaves NaN out of the group's mean and gives it no advantage: right for a row without own tokens.

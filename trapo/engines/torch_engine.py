@@ -162,6 +162,30 @@ class TorchEngine:
         self._next_key += 1
         return self._next_key - 1
 
+    @property
+    def free(self) -> int:
+        """Slots neither running nor promised to a waiting request; negative while more wait than fit."""
+        return self.slots - len(self._running) - len(self._waiting)
+
+    def abort(self, key: int) -> int:
+        """Give up a request that has not ended; the tokens that were drawn for it. KeyError if there is none."""
+        for i, (waiting, _) in enumerate(self._waiting):
+            if waiting == key:
+                del self._waiting[i]
+                return 0
+        for slot, running in enumerate(self._running):
+            if running.key == key:
+                self._release(slot)
+                return len(running.ids)
+        raise KeyError(key)
+
+    def _release(self, slot: int) -> None:
+        """Free a slot; the last running sample moves into it."""
+        last = self._running.pop()
+        if slot < len(self._running):
+            self._cache.move(len(self._running), slot)
+            self._running[slot] = last
+
     @torch.no_grad()
     def poll(self) -> dict[int, Sample]:
         """Advance every running sample by one token; the samples that ended, by key."""
@@ -180,10 +204,7 @@ class TorchEngine:
             stopped = tokens[slot] in self.eos_ids
             if stopped or len(running.ids) == running.request.max_tokens:
                 done[running.key] = Sample(tuple(running.ids), "stop" if stopped else "length")
-                last = self._running.pop()
-                if slot < len(self._running):
-                    self._cache.move(len(self._running), slot)
-                    self._running[slot] = last
+                self._release(slot)
         return done
 
     def generate(self, requests: list[Request]) -> list[Sample]:
