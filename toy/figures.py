@@ -36,7 +36,7 @@ def figures(settings: Settings, found: dict[str, Any]) -> dict[str, tuple[Any, d
             "curves": (_curves(settings, found["mixture"]), mixture),
             "alpha": (
                 _sweep(settings, found["sweep"]),
-                {**sweep, "alpha": f"swept, {min(found['sweep']['alpha_over_peak']):g} to 3 of the peak", **starts},
+                {**sweep, "alpha": f"swept, {_range(found['sweep'])} of the peak", **starts},
             ),
             "tokens": (_tokens(settings, found["tokens"]), {"alpha": settings.token_alpha, **tokens, "lr": rates}),
             "proposition": (proposition_figure.figure(proposition, found["proposition"]), proposition.to_dict()),
@@ -46,6 +46,10 @@ def figures(settings: Settings, found: dict[str, Any]) -> dict[str, tuple[Any, d
 def _alpha_said(settings: Settings, peak: float) -> str:
     share = settings.density_alpha / peak
     return rf"$\alpha$ = {settings.density_alpha:.3g} per unit length = {share:.3g} of the expert's peak"
+
+
+def _range(sweep: dict[str, Any]) -> str:
+    return f"{min(sweep['alpha_over_peak']):g} to {max(sweep['alpha_over_peak']):g}"
 
 
 def _snapshots(settings: Settings, found: dict[str, Any]):
@@ -119,7 +123,8 @@ def _curves(settings: Settings, found: dict[str, Any]):
         axes[1, 1].axhline(found["floor"], color="#000000", linewidth=1, linestyle=(0, (1, 3)), zorder=3, label=label)
     handles = axes[0, 0].get_legend_handles_labels()[0]
     axes[0, 0].legend(handles=handles[-1:], loc="upper left")
-    axes[0, 1].legend(handles=handles[:-1], loc="upper left", labelspacing=0.2, borderaxespad=0.1)
+    axes[0, 1].legend(handles=handles[:-1], loc="upper left", ncols=2, labelspacing=0.2)
+    axes[0, 1].set_ylim(top=1.2 * axes[0, 1].get_ylim()[1])
     if found["floor"]:
         axes[1, 1].legend(handles=axes[1, 1].get_legend_handles_labels()[0][-1:], loc="lower left")
     return figure
@@ -130,9 +135,9 @@ def _sweep(settings: Settings, found: dict[str, Any]):
     names = list(found["starts"])
     figure, axes = new_figure(height=4.6, nrows=3, ncols=len(names), sharex=True, sharey="row")
     figure.suptitle(
-        rf"What $\alpha$ does depends on the start: $\alpha$ / peak from {min(found['alpha_over_peak']):g} to 3, "
-        f"{settings.seeds} seeds"
+        rf"What $\alpha$ does depends on the start: $\alpha$ / peak from {_range(found)}, {settings.seeds} seeds"
     )
+    share = settings.to_dict()["alpha_over_peak"]
     labels = {"void": "void mass", "modes": "modes covered", "reverse_kl": "reverse KL, nats"}
     looks = {0: {"linestyle": (0, (3, 1.2)), "marker": "s", "markersize": 2.5}, 1: {"linestyle": "-", "marker": "o"}}
     for column, name in zip(axes.T, names, strict=True):
@@ -149,7 +154,7 @@ def _sweep(settings: Settings, found: dict[str, Any]):
                     else:
                         axis.vlines(x, seen.min(1), seen.max(1), color=line["color"], linewidth=0.8)
                     axis.plot(x, np.median(seen, axis=1), **line)
-            axis.axvline(settings.density_alpha / _peak(settings), color="#555555", linewidth=0.6, linestyle=":")
+            axis.axvline(share, color="#555555", linewidth=0.8, linestyle=":", label="the other figures' alpha")
             axis.set_xscale("log")
             if metric == "reverse_kl":
                 axis.set_yscale("log")
@@ -159,10 +164,6 @@ def _sweep(settings: Settings, found: dict[str, Any]):
         axis.set_ylabel(label)
     axes[-1, -1].legend(loc="lower left")
     return figure
-
-
-def _peak(settings: Settings) -> float:
-    return settings.density_alpha / settings.to_dict()["alpha_over_peak"]
 
 
 def _tokens(settings: Settings, found: dict[str, Any]):
@@ -191,13 +192,13 @@ def _tokens(settings: Settings, found: dict[str, Any]):
         row[2].axhline(sum(np.array(best)[found["far"]]), color="#D0D0D0", linewidth=3, zorder=0)
         row[0].set_ylabel(f"{METHOD_LABELS[method]}\nprobability of the token")
         row[1].set_ylabel("total variation")
-        row[2].set_ylabel("mass")
+        row[2].set_ylabel("probability")
         for axis in row[1:]:
             axis.set_xscale("symlog", linthresh=10, linscale=0.5)
             axis.set_xticks([0, 10, 100, 1000], ["0", "10", "100", "1000"])
             axis.set_xlim(0, found["step"][-1])
-    axes[1, 0].set_xlabel("token's place (length)")
-    titles = ("start and end", "distance to the exact optimum", "the mode that the start misses")
+    axes[1, 0].set_xlabel("place of the token (length)")
+    titles = ("start (black) and end", "distance to the exact optimum", "mass on the far mode")
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title)
     for axis in axes[1, 1:]:
