@@ -48,7 +48,7 @@ ERRORS = [
     ({"alpha": 0.0}, r"alpha is 0.0, .* choose it in \(0, 1\]"),
     ({"alpha": 1.5}, "alpha is 1.5"),
     ({"gamma": 0.0}, "gamma is 0.0"),
-    ({"schedule": "eager"}, "schedule 'eager' is unknown; choose one of pipelined, speculative, barrier"),
+    ({"schedule": "eager"}, "schedule 'eager' is unknown; choose one of speculative, pipelined, barrier"),
     ({"rollout_slots": 0}, "rollout_slots is 0"),
     ({"num_generations": 4}, r"num_generations is 4, but the micro-groups \(4, 2, 1, 1\) add up to 8"),
     ({"micro_group_sizes": [4, 4]}, "ratios .* needs one value per micro-group"),

@@ -111,7 +111,7 @@ class TRAPOConfig(GRPOConfig):
     )
     # Rollouts
     schedule: str = field(
-        default="pipelined",
+        default="speculative",
         metadata={"help": f"{', '.join(SCHEDULES)}: when micro-groups are drawn. The samples are the same."},
     )
     rollout_slots: int = field(default=64, metadata={"help": "Most samples that the engine draws at once, per rank."})

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from .engines.torch_engine import Request, Sample
 from .guidance import MicroGroups, RowPlan, Trace
 
-SCHEDULES = ("pipelined", "speculative", "barrier")
+SCHEDULES = ("speculative", "pipelined", "barrier")
 
 
 @dataclass
@@ -132,7 +132,7 @@ class Rollout:
         seed: int,
         step: int | str,
         max_tokens: int,
-        schedule: str = "pipelined",
+        schedule: str = "speculative",
         bounded: bool = True,
     ):
         self.groups, self.guidance, self.engine, self.judge = groups, guidance, engine, judge
