@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trapo.expert import ExpertTokens, expert_loss, make_weight
-from trapo_toy.gmm import Mixture, log_density, starts, unit
+from trapo_toy.gmm import Mixture, log_density, one_thread, starts, unit
 
 KINDS = ("shared", "tabular")
 LEARNING_RATES = {"sgd": 0.5, "adam": 0.05}
@@ -32,6 +32,8 @@ def token_logp(theta: Tensor, expert: Mixture) -> Tensor:
     return torch.log_softmax(log_density(theta, torch.from_numpy(places(expert))[None], expert), -1)
 
 
+@one_thread()
+@one_thread()
 def train(
     method: str,
     kind: str,

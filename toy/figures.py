@@ -25,7 +25,7 @@ def figures(settings: Settings, found: dict[str, Any]) -> dict[str, tuple[Any, d
     """Every figure with what its caption says."""
     told = {**settings.to_dict(), "expert": settings.expert.text(3), "policy": settings.policy.text(3)}
     mixture = {name: told[name] for name in told if not name.startswith("token")}
-    sweep = {name: mixture[name] for name in mixture if name != "alpha_over_peak"}
+    sweep = {name: mixture[name] for name in mixture if name not in ("alpha_over_peak", "luffy_gamma")}
     starts = {name: Mixture.parse(case["policy"]).text(3) for name, case in found["sweep"]["starts"].items()}
     tokens = {name: told[name] for name in ("expert", "policy", "seeds", "jitter", "token_width")}
     rates = {run["optimizer"]: run["lr"] for run in found["tokens"]["runs"]}
@@ -125,6 +125,8 @@ def _curves(settings: Settings, found: dict[str, Any]):
     axes[0, 0].legend(handles=handles[-1:], loc="upper left")
     axes[0, 1].legend(handles=handles[:-1], loc="upper left", ncols=2, labelspacing=0.2)
     axes[0, 1].set_ylim(top=1.2 * axes[0, 1].get_ylim()[1])
+    axes[0, 1].set_yticks(range(len(regions(settings.expert)) + 1))
+    axes[0, 1].set_ylim(bottom=0)
     if found["floor"]:
         axes[1, 1].legend(handles=axes[1, 1].get_legend_handles_labels()[0][-1:], loc="lower left")
     return figure

@@ -15,6 +15,7 @@ All runs train side by side in one batch of R rows; a run's samples come from it
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
 from types import SimpleNamespace
@@ -28,6 +29,17 @@ from trapo.expert import ExpertTokens, expert_loss, make_weight
 METHODS = ("sft", "trsft", "dft", "luffy", "reverse_kl")
 BLOCK = 50  # steps whose samples are drawn at once
 MOST_POINTS = 300_000  # of a grid
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: tensors here are small, and beside other work two threads wait for each other for minutes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -120,6 +132,21 @@ def log_density(theta: Tensor, x: Tensor, expert: Mixture) -> Tensor:
     return torch.logsumexp(constant - z * z / 2, 1)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread, for steps of a fraction of a millisecond: a second thread is no gain on an idle machine, and
+    on a busy one its waiting makes them several times slower.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@one_thread()
+@one_thread()
 def train(
     method: str,
     expert: Mixture,

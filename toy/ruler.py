@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trapo_toy.gmm import Mixture, grid, log_density, parameters, unit
+from trapo_toy.gmm import Mixture, grid, log_density, one_thread, parameters, unit
 
 POINTS = 40  # grid points to a standard deviation
 REACH = 9  # standard deviations; beyond lies 2e-19 of a component's mass
@@ -41,6 +41,8 @@ class Ruler:
         """A policy's mass on each of the expert's modes, (M,)."""
         return self._masses(torch.tensor(parameters(policy, self.expert))[None])[0]
 
+    @one_thread()
+    @one_thread()
     def measure(self, theta: np.ndarray) -> dict[str, np.ndarray]:
         """The `METRICS` of policies, and the grid's error.
 

@@ -114,6 +114,7 @@ class Settings:
         return {
             "alpha": self.density_alpha,
             "alpha_over_peak": self.density_alpha / peak,
+            "luffy_gamma": self.density_alpha,
             "token_alpha": self.token_alpha,
             "expert": self.expert.text(),
             "policy": self.policy.text(),
