@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from trapo_toy import run
-from trapo_toy.gmm import Mixture, _imitation, log_density, parameters, train
+from trapo_toy.gmm import Mixture, _imitation, log_density, one_thread, parameters, train
 from trapo_toy.ruler import Ruler, floor, regions
 
 EXPERT, POLICY = run.EXPERT, run.POLICY
@@ -129,6 +129,15 @@ def test_ten_times_the_lengths_and_a_tenth_of_alpha_change_nothing(method):
     one, other = Ruler(EXPERT).measure(small), Ruler(tenfold(EXPERT)).measure(large)
     for metric in ("void", "modes", "forward_kl", "reverse_kl"):
         np.testing.assert_allclose(one[metric], other[metric], rtol=1e-6, atol=1e-9)
+
+
+def test_training_runs_on_one_thread_and_leaves_torch_as_it_was(monkeypatch):
+    seen, before = [], torch.get_num_threads()
+    monkeypatch.setattr("trapo_toy.gmm.log_density", lambda *a: seen.append(torch.get_num_threads()) or log_density(*a))
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    train("sft", EXPERT, POLICY, [0.02], [0], marks=(1,))
+    assert seen == [1] and torch.get_num_threads() == before
 
 
 def test_samples_have_the_moments_of_the_mixture():
