@@ -33,7 +33,6 @@ def token_logp(theta: Tensor, expert: Mixture) -> Tensor:
 
 
 @one_thread()
-@one_thread()
 def train(
     method: str,
     kind: str,

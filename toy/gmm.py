@@ -31,17 +31,6 @@ BLOCK = 50  # steps whose samples are drawn at once
 MOST_POINTS = 300_000  # of a grid
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread: tensors here are small, and beside other work two threads wait for each other for minutes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @dataclass(frozen=True)
 class Mixture:
     """A mixture of K Gaussians: weights that sum to 1, means, standard deviations sds; K numbers each."""
@@ -145,7 +134,6 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@one_thread()
 @one_thread()
 def train(
     method: str,

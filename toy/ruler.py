@@ -42,7 +42,6 @@ class Ruler:
         return self._masses(torch.tensor(parameters(policy, self.expert))[None])[0]
 
     @one_thread()
-    @one_thread()
     def measure(self, theta: np.ndarray) -> dict[str, np.ndarray]:
         """The `METRICS` of policies, and the grid's error.
 
