@@ -22,6 +22,7 @@ def invoke(*arguments):
 
 def small(patch):
     """Fewer alphas and steps: what is tested here is what is written, not what is learned."""
+    patch.setattr(run, "SNAPSHOTS", (0, 5, 20, 40))
     patch.setattr(run, "SWEEP", (0.15, 1.0))
     patch.setattr(run, "SWEEP_STEPS", (5, 10))
     patch.setattr(run, "TOKEN_STEPS", 20)
@@ -90,8 +91,8 @@ def test_the_csv_holds_the_numbers_of_the_json(made):
     found = json.loads((made[1] / "results.json").read_text())
     with open(made[1] / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    (row,) = [r for r in rows if (r["start"], r["method"], r["seed"], r["step"]) == ("policy", "sft", "6", "50")]
-    numbers = found["mixture"]["methods"]["sft"]["void"][found["mixture"]["step"].index(50)]
+    (row,) = [r for r in rows if (r["start"], r["method"], r["seed"], r["step"]) == ("policy", "sft", "6", "20")]
+    numbers = found["mixture"]["methods"]["sft"]["void"][found["mixture"]["step"].index(20)]
     assert float(row["void"]) == numbers[1] and row["alpha"] == ""
     swept = [r for r in rows if (r["start"], r["method"], r["seed"]) == ("wide", "trsft", "5") and r["step"] == "10"]
     assert [float(r["alpha_over_peak"]) for r in swept] == [0.15, 1.0]
@@ -100,8 +101,8 @@ def test_the_csv_holds_the_numbers_of_the_json(made):
 
 def test_the_table_and_the_path_are_printed(made):
     printed, folder = made
-    assert "alpha = 0.05 = 0.358 of the peak; 2 seeds: median, range" in printed
-    assert all(word in printed for word in ("SFT", "TrSFT", "DFT", "LUFFY", "void mass", "reverse KL", "1000"))
+    assert "alpha = 0.05 = 0.358 of the peak; median and range, seeds: 2" in printed
+    assert all(word in printed for word in ("SFT", "TrSFT", "DFT", "LUFFY", "void mass", "reverse KL", "40"))
     assert f"Made: {folder}" in printed and max(map(len, printed.splitlines()[:-1])) <= 100
 
 
@@ -124,6 +125,7 @@ ERRORS = [
     (["--policy", "0.5:0:1,0.5:3"], "policy 0.5:0:1,0.5:3: '0.5:3' is not weight:mean:sd"),
     (["--policy", "1:0:0"], "policy 1:0:0: sd 0 is not positive"),
     (["--expert", "0.5:0:1,0.5:1e6:1"], "is too small for components that reach from"),
+    (["--policy", "1:1e6:1"], "expert and policy together: sd 1 is too small for components that reach from"),
     (["--out", "file/below"], "out file/below cannot be written (Not a directory): choose another folder"),
     (["--out", "file"], "out file cannot be written (File exists): choose another folder"),
 ]

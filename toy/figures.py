@@ -13,7 +13,7 @@ from trapo_toy import proposition_figure
 from trapo_toy.categorical import KINDS
 from trapo_toy.gmm import METHODS, Mixture, grid, log_density
 from trapo_toy.ruler import regions
-from trapo_toy.run import SNAPSHOT_METHODS, SNAPSHOTS, Settings
+from trapo_toy.run import Settings
 
 VOID = "#EFEFEF"
 NO_MORE = 1e-3  # divergences below it are drawn at it
@@ -54,26 +54,27 @@ def _range(sweep: dict[str, Any]) -> str:
 
 def _snapshots(settings: Settings, found: dict[str, Any]):
     """Densities of all seeds, methods down, steps across."""
-    figure, axes = new_figure(height=4.3, nrows=len(SNAPSHOT_METHODS), ncols=len(SNAPSHOTS), sharex=True, sharey=True)
+    methods, steps = list(found["snapshots"]), list(found["summary"]["sft"])
+    figure, axes = new_figure(height=4.3, nrows=len(methods), ncols=len(steps), sharex=True, sharey=True)
     figure.suptitle(f"Three ways to the expert (black), {settings.seeds} seeds: {_alpha_said(settings, found['peak'])}")
     x = grid(settings.expert, settings.policy, points=20)
     inside = np.abs(x - np.mean(_ends(settings))) <= np.ptp(_ends(settings)) / 2
     x, expert = x[inside], np.exp(settings.expert.log_density(x[inside]))
     top = 2.7 * found["peak"]
-    for row, method in zip(axes, SNAPSHOT_METHODS, strict=True):
-        for axis, step in zip(row, SNAPSHOTS, strict=True):
+    for row, method in zip(axes, methods, strict=True):
+        for axis, step in zip(row, steps, strict=True):
             _shade_void(axis, settings)
             axis.plot(x, expert, color=METHOD_COLORS["expert"], linewidth=1)
-            theta = torch.tensor(found["snapshots"][method][str(step)], dtype=torch.float64)
+            theta = torch.tensor(found["snapshots"][method][step], dtype=torch.float64)
             policies = log_density(theta, torch.from_numpy(x)[None], settings.expert).exp().numpy()
             axis.plot(x, policies.T, color=METHOD_COLORS[method], linewidth=0.5, alpha=0.6)
-            void, modes, _, reverse = (numbers[0] for numbers in found["summary"][method][str(step)].values())
+            void, modes, _, reverse = (numbers[0] for numbers in found["summary"][method][step].values())
             told = f"void {void:.3f}, modes {modes:.1f}\nreverse KL {reverse:.3f}"
             axis.text(0.98, 0.97, told, transform=axis.transAxes, ha="right", va="top", fontsize=6)
             axis.set(ylim=(0, top), xlim=_ends(settings))
             axis.grid(False)
         row[0].set_ylabel(f"{METHOD_LABELS[method]}\ndensity (1/length)")
-    for axis, step in zip(axes[0], SNAPSHOTS, strict=True):
+    for axis, step in zip(axes[0], steps, strict=True):
         axis.set_title(f"step {step}")
     for axis in axes[-1]:
         axis.set_xlabel("x (length)")
@@ -94,6 +95,7 @@ def _shade_void(axis, settings: Settings) -> None:
 
 def _curves(settings: Settings, found: dict[str, Any]):
     """The four measures over steps: median and range of the seeds."""
+    steps = list(found["summary"]["sft"])
     figure, axes = new_figure(height=4.2, nrows=2, ncols=2, sharex=True)
     figure.suptitle(f"Median and range of {settings.seeds} seeds: {_alpha_said(settings, found['peak'])}")
     panels = {
@@ -109,9 +111,9 @@ def _curves(settings: Settings, found: dict[str, Any]):
             line = method_line(method)
             axis.fill_between(found["step"], values.min(1), values.max(1), color=line["color"], alpha=0.18, linewidth=0)
             axis.plot(found["step"], np.median(values, axis=1), **line)
-        axis.set(title=title, ylabel=label, xlim=(0, SNAPSHOTS[-1]))
+        axis.set(title=title, ylabel=label, xlim=(0, found["step"][-1]))
         axis.set_xscale("symlog", linthresh=10, linscale=0.5)
-        axis.set_xticks([0, 10, *SNAPSHOTS[1:]], ["0", "10", *map(str, SNAPSHOTS[1:])], minor=False)
+        axis.set_xticks([0, 10, *map(int, steps[1:])], ["0", "10", *steps[1:]])
         if metric.endswith("kl"):
             axis.set_yscale("log")
     for axis in axes[1]:

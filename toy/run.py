@@ -21,7 +21,7 @@ from rich.table import Table
 from trapo.figure import METHOD_LABELS, save_figure, style
 from trapo.run import write_whole
 from trapo_toy import categorical, proposition_figure
-from trapo_toy.gmm import METHODS, Mixture, train
+from trapo_toy.gmm import METHODS, Mixture, grid, train
 from trapo_toy.proposition import solve
 from trapo_toy.ruler import METRICS, Ruler, floor
 
@@ -76,6 +76,10 @@ class Settings:
                 Ruler(getattr(self, name))
             except ValueError as error:
                 raise ValueError(f"{name} {getattr(self, name).text(6)}: {error}") from None
+        try:
+            grid(self.expert, self.policy, points=20)
+        except ValueError as error:
+            raise ValueError(f"expert and policy together: {error}") from None
 
     @property
     def density_alpha(self) -> float:
@@ -261,7 +265,7 @@ def make(settings: Settings, folder: Path, console: Console) -> None:
     _check_writable(folder)
     alpha, share = settings.density_alpha, settings.density_alpha / Ruler(settings.expert).peak
     console.print(
-        f"{settings.seeds} seeds; alpha {alpha:.3g} per unit length, {share:.3g} of the expert's peak; "
+        f"seeds: {settings.seeds}; alpha {alpha:.3g} per unit length, {share:.3g} of the expert's peak; "
         f"on tokens {settings.token_alpha:g}"
     )
     with console.status("") as status:
@@ -305,7 +309,7 @@ def table(settings: Settings, found: dict[str, Any]) -> Table:
     share = settings.density_alpha / found["peak"]
     missing = f"reverse KL cannot be below {found['floor'] or 0:.3f} without the modes that the start misses"
     shown = Table(
-        title=f"alpha = {settings.density_alpha:.3g} = {share:.3g} of the peak; {settings.seeds} seeds: median, range",
+        title=f"alpha = {settings.density_alpha:.3g} = {share:.3g} of the peak; median and range, seeds: {settings.seeds}",
         caption=missing if found["floor"] else None,
         box=SIMPLE,
     )
