@@ -25,14 +25,15 @@ def figures(settings: Settings, found: dict[str, Any]) -> dict[str, tuple[Any, d
     """Every figure with what its caption says."""
     told = {**settings.to_dict(), "expert": settings.expert.text(3), "policy": settings.policy.text(3)}
     mixture = {name: told[name] for name in told if not name.startswith("token")}
-    sweep = {name: mixture[name] for name in mixture if name not in ("alpha_over_peak", "luffy_gamma")}
+    without_luffy = {name: mixture[name] for name in mixture if name != "luffy_gamma"}
+    sweep = {name: without_luffy[name] for name in without_luffy if name != "alpha_over_peak"}
     starts = {name: Mixture.parse(case["policy"]).text(3) for name, case in found["sweep"]["starts"].items()}
     tokens = {name: told[name] for name in ("expert", "policy", "seeds", "jitter", "token_width")}
     rates = {run["optimizer"]: run["lr"] for run in found["tokens"]["runs"]}
     proposition = proposition_figure.Settings(alpha=settings.token_alpha)
     with style():
         return {
-            "snapshots": (_snapshots(settings, found["mixture"]), mixture),
+            "snapshots": (_snapshots(settings, found["mixture"]), without_luffy),
             "curves": (_curves(settings, found["mixture"]), mixture),
             "alpha": (
                 _sweep(settings, found["sweep"]),
@@ -48,6 +49,10 @@ def _alpha_said(settings: Settings, peak: float) -> str:
     return rf"$\alpha$ = {settings.density_alpha:.3g} per unit length = {share:.3g} of the expert's peak"
 
 
+def _seeds(settings: Settings) -> str:
+    return f"{settings.seeds} seed{'s' * (settings.seeds > 1)}"
+
+
 def _range(sweep: dict[str, Any]) -> str:
     return f"{min(sweep['alpha_over_peak']):g} to {max(sweep['alpha_over_peak']):g}"
 
@@ -56,7 +61,7 @@ def _snapshots(settings: Settings, found: dict[str, Any]):
     """Densities of all seeds, methods down, steps across."""
     methods, steps = list(found["snapshots"]), list(found["summary"]["sft"])
     figure, axes = new_figure(height=4.3, nrows=len(methods), ncols=len(steps), sharex=True, sharey=True)
-    figure.suptitle(f"Three ways to the expert (black), {settings.seeds} seeds: {_alpha_said(settings, found['peak'])}")
+    figure.suptitle(f"Three ways to the expert (black), {_seeds(settings)}: {_alpha_said(settings, found['peak'])}")
     x = grid(settings.expert, settings.policy, points=20)
     inside = np.abs(x - np.mean(_ends(settings))) <= np.ptp(_ends(settings)) / 2
     x, expert = x[inside], np.exp(settings.expert.log_density(x[inside]))
@@ -97,7 +102,7 @@ def _curves(settings: Settings, found: dict[str, Any]):
     """The four measures over steps: median and range of the seeds."""
     steps = list(found["summary"]["sft"])
     figure, axes = new_figure(height=4.2, nrows=2, ncols=2, sharex=True)
-    figure.suptitle(f"Median and range of {settings.seeds} seeds: {_alpha_said(settings, found['peak'])}")
+    figure.suptitle(f"Median and range of {_seeds(settings)}: {_alpha_said(settings, found['peak'])}")
     panels = {
         "void": ("(a) void mass", "policy's mass in the void"),
         "modes": ("(b) modes covered; read with (a)", "modes covered"),
@@ -124,7 +129,7 @@ def _curves(settings: Settings, found: dict[str, Any]):
         label = f"floor without the missing\nmode: -log {kept:.2g} = {found['floor']:.3f}"
         axes[1, 1].axhline(found["floor"], color="#000000", linewidth=1, linestyle=(0, (1, 3)), zorder=3, label=label)
     handles = axes[0, 0].get_legend_handles_labels()[0]
-    axes[0, 0].legend(handles=handles[-1:], loc="upper left")
+    axes[0, 0].legend(handles=handles[-1:])
     axes[0, 1].legend(handles=handles[:-1], loc="upper left", ncols=2, labelspacing=0.2)
     axes[0, 1].set_ylim(top=1.2 * axes[0, 1].get_ylim()[1])
     axes[0, 1].set_yticks(range(len(regions(settings.expert)) + 1))
@@ -139,7 +144,7 @@ def _sweep(settings: Settings, found: dict[str, Any]):
     names = list(found["starts"])
     figure, axes = new_figure(height=4.6, nrows=3, ncols=len(names), sharex=True, sharey="row")
     figure.suptitle(
-        rf"What $\alpha$ does depends on the start: $\alpha$ / peak from {_range(found)}, {settings.seeds} seeds"
+        rf"What $\alpha$ does depends on the start: $\alpha$ / peak from {_range(found)}, {_seeds(settings)}"
     )
     share = settings.to_dict()["alpha_over_peak"]
     labels = {"void": "void mass", "modes": "modes covered", "reverse_kl": "reverse KL, nats"}

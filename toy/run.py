@@ -306,10 +306,10 @@ def as_csv(found: dict[str, Any]) -> str:
 
 def table(settings: Settings, found: dict[str, Any]) -> Table:
     """Medians over seeds, and ranges, at the snapshots."""
-    share = settings.density_alpha / found["peak"]
+    alpha, share = settings.density_alpha, settings.density_alpha / found["peak"]
     missing = f"reverse KL cannot be below {found['floor'] or 0:.3f} without the modes that the start misses"
     shown = Table(
-        title=f"alpha = {settings.density_alpha:.3g} = {share:.3g} of the peak; median and range, seeds: {settings.seeds}",
+        title=f"alpha = {alpha:.3g} = {share:.3g} of the peak; median and range, seeds: {settings.seeds}",
         caption=missing if found["floor"] else None,
         box=SIMPLE,
     )
