@@ -24,7 +24,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, FileExistsError) as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2) from None
 
 

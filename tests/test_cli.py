@@ -30,6 +30,8 @@ def files(tmp_path_factory):
     conftest.new_tokenizer().save_pretrained(folder / "model")
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in conftest.ROWS))
     (folder / "odd.jsonl").write_text('{"question": "1+1=", "solution": "2"}\n')
+    (folder / "circle.yaml").write_text("extends: circle.yaml\n")
+    (folder / "folder").mkdir()
     (folder / "broken.jsonl").write_text('{"prompt": "1+1=", "answer"\n')
     return folder
 
@@ -138,6 +140,12 @@ ERRORS = [
     (["--data", "world:steps=5"], "steps is '5', but must look like 5-8"),
     (["--data", "world:style=1.5"], "style is 1.5"),
     (["--data", "world", "--eval_data", "rows.jsonl"], "--eval_data rows.jsonl belongs to data of your own"),
+    (["--recipe", "circle.yaml"], "recipes extend each other in a circle: circle.yaml -> circle.yaml"),
+    (["--model", "folder", "--data", "rows.jsonl"], "model folder cannot be loaded"),
+    (["--learning_rate", "-1"], "learning_rate is -1.0, but must not be negative"),
+    (["--sft_loss_type", "foo"], "sft_loss_type 'foo' is unknown; choose nll or dft"),
+    (["--sft_lr_scheduler_type", "foo"], "foo is not a valid SchedulerType"),
+    (["--report_to", "wandb", "--max_steps", "1"], "report_to ['wandb']: WandbCallback requires wandb to be installed"),
     (["--resume"], "--resume needs --output_dir"),
     (["--config", "list.yaml"], "must be a mapping of fields"),
     (["--config", "bad.yaml"], "is not YAML"),

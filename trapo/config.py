@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from packaging.version import Version
+from transformers import SchedulerType
 from trl import GRPOConfig
 
 from . import expert
@@ -235,6 +236,12 @@ class TRAPOConfig(GRPOConfig):
         for name, choices in names.items():
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(choices)}")
+        for name in ("learning_rate", "sft_learning_rate"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must not be negative")
+        if self.sft_loss_type not in ("nll", "dft"):
+            raise ValueError(f"sft_loss_type {self.sft_loss_type!r} is unknown; choose nll or dft")
+        SchedulerType(self.sft_lr_scheduler_type)  # its own error lists the names
         if not 0 < self.alpha <= 1:
             raise ValueError(f"alpha is {self.alpha}, but it bounds a token's probability: choose it in (0, 1]")
         if self.schedule not in SCHEDULES:

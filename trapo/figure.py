@@ -159,6 +159,8 @@ def method_line(method: str, **changes: Any) -> dict[str, Any]:
 def save_figure(figure, path: str | Path, settings: Mapping[str, Any], command: str) -> tuple[Path, Path]:
     """Write a figure as PNG and PDF with what made it, in a caption and in the metadata; whole or not at all.
 
+    Legends belong inside axes: one of the figure's own, placed "outside", would lie on the caption.
+
     Args:
         figure: matplotlib figure; it is left as it was.
         path: where to; ".png" or ".pdf" at its end is optional, both are written. Missing folders are made.

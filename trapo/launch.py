@@ -116,7 +116,7 @@ def load_tokenizer(path: str, trust_remote_code: bool = False):
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **extra)
         config = AutoConfig.from_pretrained(path, **extra)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"model {path} cannot be loaded: {' '.join(str(error).split())}") from error
     if "gguf_file" in extra and config.eos_token_id is not None:
         # The tokenizer may come out with a wrong EOS (SmolLM2's <|im_start|>); the model's is the file's.
@@ -130,7 +130,7 @@ def load_model(path: str, trust_remote_code: bool = False):
     path, extra = _locate(path, trust_remote_code)
     try:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **extra)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"model {path} cannot be loaded: {' '.join(str(error).split())}") from error
     if "gguf_file" in extra:
         # The weights are plain float32 by now, but transformers still calls the model quantized and would not train it.

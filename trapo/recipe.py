@@ -33,19 +33,22 @@ def header(name: str) -> dict[str, str]:
     return found
 
 
-def load_recipe(name: str) -> dict[str, Any]:
+def load_recipe(name: str, children: tuple[str, ...] = ()) -> dict[str, Any]:
     """The fields a recipe sets, its parents' included.
 
     Args:
         name: one of `recipe_names()`, or the path of a YAML file.
+        children: the recipes that extend this one, for finding a circle.
 
     Raises:
-        ValueError: for an unknown name, or a file that is no mapping.
+        ValueError: for an unknown name, a file that is no mapping, or recipes that extend each other in a circle.
     """
-    return load_yaml(_text(name), f"recipe {name}")
+    if name in children:
+        raise ValueError(f"recipes extend each other in a circle: {' -> '.join((*children, name))}")
+    return load_yaml(_text(name), f"recipe {name}", (*children, name))
 
 
-def load_yaml(text: str, source: str) -> dict[str, Any]:
+def load_yaml(text: str, source: str, children: tuple[str, ...] = ()) -> dict[str, Any]:
     """A YAML mapping of fields, with `extends: RECIPE` resolved; ValueError if it is none, naming `source`."""
     try:
         fields = yaml.safe_load(text) or {}
@@ -54,7 +57,7 @@ def load_yaml(text: str, source: str) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise ValueError(f"{source} is a {type(fields).__name__}: it must be a mapping of fields")
     parent = fields.pop("extends", None)
-    return (load_recipe(parent) if parent else {}) | fields
+    return (load_recipe(str(parent), children) if parent else {}) | fields
 
 
 def _folder():

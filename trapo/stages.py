@@ -80,9 +80,14 @@ def _run(trainer: TRAPOTrainer | SFTStage, checkpoint: Path | None, over: bool) 
 def _trainer(job: Job, config: TRAPOConfig, model_path: str | Path) -> TRAPOTrainer:
     """The RL stage's trainer, which also evaluates."""
     model, tokenizer = load_model(str(model_path), config.trust_remote_code)
-    trainer = TRAPOTrainer(
-        model, args=config, train_dataset=job.train, eval_dataset=job.held_out or None, processing_class=tokenizer
-    )
+    try:
+        trainer = TRAPOTrainer(
+            model, args=config, train_dataset=job.train, eval_dataset=job.held_out or None, processing_class=tokenizer
+        )
+    except RuntimeError as error:
+        if "to be installed" in str(error):  # a tracker's callback, which says what to install
+            raise ValueError(f"report_to {config.report_to}: {error}") from error
+        raise
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.recorder.job = {"recipe": job.recipe, "model": job.model, "data": job.data}
