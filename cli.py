@@ -96,8 +96,11 @@ def toy_gmm(
     seeds: Annotated[int, typer.Option(help="How many seeds.")] = 16,
     seed: Annotated[int, typer.Option(help="The first of them.")] = 0,
     alpha: Annotated[
-        float | None,
-        typer.Option(help="TrSFT's alpha in the mixture: a density, in 1/length. Default: 0.15 of the expert's peak."),
+        list[str] | None,
+        typer.Option(
+            help="TrSFT's alpha in the mixture: a density, in 1/length. Several (0.02,0.05 or repeated): the first is "
+            "drawn everywhere, all join the sweep. Default: 0.15 of the expert's peak."
+        ),
     ] = None,
     token_alpha: Annotated[
         float, typer.Option("--token-alpha", "--token_alpha", help="TrSFT's alpha on tokens: in (0, 1].")
@@ -111,7 +114,7 @@ def toy_gmm(
 
         from trapo_toy import run
 
-        run.make(run.read_settings(expert, policy, alpha, token_alpha, seeds, seed), out, Console())
+        run.make(run.read_settings(expert, policy, alpha or (), token_alpha, seeds, seed), out, Console())
 
 
 def world_settings(recipe: str) -> dict:

@@ -58,6 +58,15 @@ def test_sft_wins_in_the_end(found):
     assert np.median(measured(found, "sft", "void", 1000)) < 0.015
 
 
+def test_without_room_for_three_modes_sft_stays_in_the_void():
+    two = Mixture((0.5, 0.5), (-6, 0.5), (1, 1))
+    ruler = Ruler(EXPERT)
+    alpha = [0.15 * ruler.peak]
+    sft, trsft = (ruler.measure(train(m, EXPERT, two, alpha, range(8), marks=(1000,))) for m in ("sft", "trsft"))
+    assert (sft["void"] > 0.2).all() and (sft["reverse_kl"] > 1).all() and (sft["modes"] < 2.5).all()
+    assert (trsft["void"] < 0.02).all() and (trsft["reverse_kl"] < 0.38).all()
+
+
 def test_dft_collapses(found):
     assert np.median(measured(found, "dft", "modes", 1000)) < 1.5
     assert (measured(found, "dft", "reverse_kl", 1000) > 2).all()

@@ -14,6 +14,7 @@ from trapo_toy import run
 TRAPO = Path(sys.executable).with_name("trapo")
 FIGURES = ("snapshots", "curves", "alpha", "tokens", "proposition")
 TEXT = "0.5:-3:1,0.5:3:1"
+ALPHAS = ("--alpha", 0.05, "--alpha", 0.1)
 
 
 def invoke(*arguments):
@@ -30,13 +31,11 @@ def small(patch):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A run of the command, for two seeds from 5, with an alpha of its own: what it printed, its folder, its files."""
+    """A run of the command, for two seeds from 5, with alphas of its own: what it printed, its folder, its files."""
     folder = tmp_path_factory.mktemp("toy") / "new" / "out"
     with pytest.MonkeyPatch.context() as patch:
         small(patch)
-        done = invoke(
-            "--out", folder, "--seeds", 2, "--seed", 5, "--alpha", 0.05, "--token-alpha", 0.2, "--policy", TEXT
-        )
+        done = invoke("--out", folder, "--seeds", 2, "--seed", 5, *ALPHAS, "--token-alpha", 0.2, "--policy", TEXT)
     assert done.exit_code == 0, done.stderr
     return done.stdout, folder
 
@@ -50,7 +49,7 @@ def test_the_folder_holds_numbers_and_every_figure(made):
 def test_results_say_settings_and_command(made):
     _, folder = made
     found = json.loads((folder / "results.json").read_text())
-    assert found["command"] == f"trapo toy-gmm --seeds 2 --seed 5 --alpha 0.05 --token-alpha 0.2 --policy {TEXT}"
+    assert found["command"] == f"trapo toy-gmm --seeds 2 --alpha 0.05,0.1 --seed 5 --token-alpha 0.2 --policy {TEXT}"
     told = found["settings"]
     assert (told["alpha"], told["token_alpha"], told["seeds"]) == (0.05, 0.2, [5, 6])
     assert told["alpha_over_peak"] == pytest.approx(0.05 / 0.13963, rel=1e-4)
@@ -59,7 +58,7 @@ def test_results_say_settings_and_command(made):
 
 def test_the_same_settings_give_the_same_bytes(made, monkeypatch):
     small(monkeypatch)
-    settings = run.read_settings(None, TEXT, 0.05, 0.2, seeds=2, seed=5)
+    settings = run.read_settings(None, TEXT, ["0.05,0.1"], 0.2, seeds=2, seed=5)
     again = json.dumps(run.results(settings), allow_nan=False) + "\n"
     assert (made[1] / "results.json").read_text() == again
 
@@ -71,14 +70,14 @@ def test_every_figure_says_alpha_and_the_command(made):
         told = read_settings(made[1] / f"{name}.png")
         assert told["alpha"], name
         with Image.open(made[1] / f"{name}.png") as image:
-            assert image.text["Command"].startswith("trapo toy-gmm --seeds 2 --seed 5 --alpha 0.05")
+            assert image.text["Command"].startswith("trapo toy-gmm --seeds 2 --alpha 0.05,0.1")
 
 
 def test_every_title_says_alpha(made):
     from trapo_toy.figures import figures
 
     found = json.loads((made[1] / "results.json").read_text())
-    settings = run.read_settings(None, TEXT, 0.05, 0.2, seeds=2, seed=5)
+    settings = run.read_settings(None, TEXT, ["0.05,0.1"], 0.2, seeds=2, seed=5)
     drawn = {name: figure for name, (figure, _) in figures(settings, found).items()}
     titles = {name: figure.get_suptitle() for name, figure in drawn.items()}
     assert "= 0.05 per unit length = 0.358 of the expert's peak" in titles["snapshots"]
@@ -95,7 +94,7 @@ def test_the_csv_holds_the_numbers_of_the_json(made):
     numbers = found["mixture"]["methods"]["sft"]["void"][found["mixture"]["step"].index(20)]
     assert float(row["void"]) == numbers[1] and row["alpha"] == ""
     swept = [r for r in rows if (r["start"], r["method"], r["seed"]) == ("wide", "trsft", "5") and r["step"] == "10"]
-    assert [float(r["alpha_over_peak"]) for r in swept] == [0.15, 1.0]
+    assert [float(r["alpha_over_peak"]) for r in swept] == pytest.approx([0.15, 0.05 / 0.13963, 0.1 / 0.13963, 1], rel=1e-4)
     assert float(swept[1]["modes"]) == found["sweep"]["starts"]["wide"]["trsft"]["modes"][1][1][0]
 
 
@@ -117,6 +116,8 @@ def test_help_loads_neither_torch_nor_matplotlib(tmp_path):
 ERRORS = [
     (["--alpha", "0"], "alpha is 0: as a density it is a finite number above 0"),
     (["--alpha", "nan"], "alpha is nan"),
+    (["--alpha", "0.02,-1"], "alpha is -1: as a density"),
+    (["--alpha", "0.02,x"], "alpha 'x' is not a number; give one or several, as in 0.02,0.05"),
     (["--token-alpha", "1.5"], "token_alpha is 1.5: on tokens alpha is a probability in (0, 1]"),
     (["--token-alpha", "0"], "token_alpha is 0: on tokens alpha is a probability in (0, 1]"),
     (["--seeds", "0"], "seeds is 0: at least 1 is needed"),

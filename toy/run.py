@@ -8,7 +8,7 @@ import io
 import json
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,8 @@ class Settings:
 
     Attributes:
         expert, policy: the mixtures; the policy is the start.
-        alpha: TrSFT's alpha and LUFFY's gamma as a density, in 1 / length; None is 0.15 of the expert's peak.
+        alphas: of TrSFT, densities in 1 / length: the first is drawn everywhere, and LUFFY's gamma; all join the sweep.
+            None given is 0.15 of the expert's peak.
         token_alpha: TrSFT's alpha on tokens, in (0, 1].
         seeds: how many; they are seed, seed + 1, ...
         batch, lr, jitter: of `trapo_toy.gmm.train`.
@@ -53,7 +54,7 @@ class Settings:
 
     expert: Mixture = EXPERT
     policy: Mixture = POLICY
-    alpha: float | None = None
+    alphas: tuple[float, ...] = ()
     token_alpha: float = 0.1
     seeds: int = 16
     seed: int = 0
@@ -67,8 +68,9 @@ class Settings:
             raise ValueError(f"seeds is {self.seeds}: at least 1 is needed")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}: it must be 0 or more")
-        if self.alpha is not None and not 0 < self.alpha < np.inf:
-            raise ValueError(f"alpha is {self.alpha:g}: as a density it is a finite number above 0, in 1 / length")
+        for alpha in self.alphas:
+            if not 0 < alpha < np.inf:
+                raise ValueError(f"alpha is {alpha:g}: as a density it is a finite number above 0, in 1 / length")
         if not 0 < self.token_alpha <= 1:
             raise ValueError(f"token_alpha is {self.token_alpha:g}: on tokens alpha is a probability in (0, 1]")
         for name in ("expert", "policy"):
@@ -84,7 +86,7 @@ class Settings:
     @property
     def density_alpha(self) -> float:
         """Alpha of the mixture, in 1 / length."""
-        return self.alpha if self.alpha is not None else SHARE * Ruler(self.expert).peak
+        return self.alphas[0] if self.alphas else SHARE * Ruler(self.expert).peak
 
     @property
     def all_seeds(self) -> list[int]:
@@ -100,9 +102,10 @@ class Settings:
     def command(self) -> str:
         """The command line with these settings; where the files go is left out: it changes nothing in them."""
         words = ["trapo", "toy-gmm", "--seeds", str(self.seeds)]
+        if self.alphas:
+            words += ["--alpha", ",".join(map(str, self.alphas))]
         for name, default in (
             ("seed", 0),
-            ("alpha", None),
             ("token_alpha", 0.1),
             ("expert", EXPERT),
             ("policy", POLICY),
@@ -130,7 +133,7 @@ class Settings:
 
 
 def read_settings(
-    expert: str | None, policy: str | None, alpha: float | None, token_alpha: float, seeds: int, seed: int
+    expert: str | None, policy: str | None, alphas: Sequence[str], token_alpha: float, seeds: int, seed: int
 ) -> Settings:
     """The settings of a command line; ValueError that names the option, its value and the remedy."""
     found = {}
@@ -139,7 +142,13 @@ def read_settings(
             found[name] = default if text is None else Mixture.parse(text)
         except ValueError as error:
             raise ValueError(f"{name} {text}: {error}") from None
-    return Settings(**found, alpha=alpha, token_alpha=token_alpha, seeds=seeds, seed=seed)
+    densities = []
+    for text in ",".join(alphas).split(",") if alphas else ():
+        try:
+            densities.append(float(text))
+        except ValueError:
+            raise ValueError(f"alpha {text!r} is not a number; give one or several, as in 0.02,0.05") from None
+    return Settings(**found, alphas=tuple(densities), token_alpha=token_alpha, seeds=seeds, seed=seed)
 
 
 def starts(settings: Settings) -> dict[str, Mixture]:
@@ -203,8 +212,9 @@ def mixture(settings: Settings, say: Say = lambda _: None) -> dict[str, Any]:
 def sweep(settings: Settings, say: Say = lambda _: None) -> dict[str, Any]:
     """TrSFT over alpha, and SFT, from three starts: arrays (steps, alphas, seeds); SFT's have one alpha."""
     s, ruler = settings, Ruler(settings.expert)
-    alphas = [share * ruler.peak for share in SWEEP]
-    found: dict[str, Any] = {"alpha_over_peak": list(SWEEP), "step": list(SWEEP_STEPS), "starts": {}}
+    shares = sorted({*SWEEP, *(alpha / ruler.peak for alpha in s.alphas)})
+    alphas = [share * ruler.peak for share in shares]
+    found: dict[str, Any] = {"alpha_over_peak": shares, "step": list(SWEEP_STEPS), "starts": {}}
     for name, policy in starts(s).items():
         found["starts"][name] = {"policy": policy.text()}
         for method, tried in (("trsft", alphas), ("sft", alphas[:1])):
