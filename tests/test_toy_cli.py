@@ -94,7 +94,9 @@ def test_the_csv_holds_the_numbers_of_the_json(made):
     numbers = found["mixture"]["methods"]["sft"]["void"][found["mixture"]["step"].index(20)]
     assert float(row["void"]) == numbers[1] and row["alpha"] == ""
     swept = [r for r in rows if (r["start"], r["method"], r["seed"]) == ("wide", "trsft", "5") and r["step"] == "10"]
-    assert [float(r["alpha_over_peak"]) for r in swept] == pytest.approx([0.15, 0.05 / 0.13963, 0.1 / 0.13963, 1], rel=1e-4)
+    assert [float(r["alpha_over_peak"]) for r in swept] == pytest.approx(
+        [0.15, 0.05 / 0.13963, 0.1 / 0.13963, 1], rel=1e-4
+    )
     assert float(swept[1]["modes"]) == found["sweep"]["starts"]["wide"]["trsft"]["modes"][1][1][0]
 
 
