@@ -27,7 +27,9 @@ def one_in_three(completions, **kwargs):
     return [float(sum(map(ord, text)) % 3 == 0) for text in completions]
 
 
-def one_step(path, model, tokenizer, rows, loss_type="dr_grpo", batch=16, accumulation=1, steps=1, **kwargs):
+def one_step(
+    path, model, tokenizer, rows, loss_type="dr_grpo", batch=16, accumulation=1, steps=1, evaluate=False, **kwargs
+):
     """Train `steps` steps of SGD with learning rate 1: the weights' change of a single step is minus the gradient."""
     fields = {
         "output_dir": str(path),
@@ -55,8 +57,11 @@ def one_step(path, model, tokenizer, rows, loss_type="dr_grpo", batch=16, accumu
             reward_funcs=one_in_three,
             args=config,
             train_dataset=Dataset.from_list(rows),
+            eval_dataset=Dataset.from_list(rows) if evaluate else None,
             processing_class=tokenizer,
         )
+        if evaluate:
+            trainer.evaluate()
         trainer.train()
     return {name: p.detach() - before[name] for name, p in model.named_parameters()}
 
@@ -117,6 +122,9 @@ if __name__ == "__main__":
             kind,
             batch=8,
             entropy_coef=0.01,
+            evaluate=kind == "dr_grpo",  # before training: it must not leave the ranks to themselves
+            per_device_eval_batch_size=8,
+            num_generations_eval=1,
         )
     if os.environ["RANK"] == "0":
         torch.save(changes, out / "two.pt")

@@ -153,7 +153,9 @@ class SFTRecorder(StageRecorder):
     def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs):
         """Write the line."""
         if logs and "loss" in logs:
-            tokens, self.tokens = self.trainer.accelerator.reduce(torch.tensor(float(self.tokens)), "sum").item(), 0
+            accelerator = self.trainer.accelerator
+            tokens = accelerator.reduce(torch.tensor(float(self.tokens), device=accelerator.device), "sum").item()
+            self.tokens = 0
             logs.pop("num_tokens", None)  # TRL's own count, which a resumed run begins again
             logs |= self.step_figures() | {
                 "tokens/expert": tokens,

@@ -365,7 +365,15 @@ class TRAPOTrainer(GRPOTrainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"):
         """As in transformers; `{prefix}_reward` and `{prefix}_truncated` of every held-out set are in the result."""
         self.eval_prefix = metric_key_prefix
-        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        before_training = not self.accelerator._models
+        result = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if before_training and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            # accelerate takes a model that was prepared for an evaluation for prepared, and would leave it without DDP:
+            # every rank would then train by itself.
+            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+            self.accelerator._models.clear()
+            self.model._is_accelerate_prepared = False
+        return result
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Sample and grade a held-out batch. No loss: GRPO's is zero by construction on fresh samples."""
