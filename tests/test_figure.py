@@ -133,6 +133,7 @@ def test_the_caption_is_whole_and_inside_the_picture(columns):
 def test_saving_leaves_the_figure_and_the_users_style_alone(tmp_path):
     import matplotlib
 
+    matplotlib.get_backend()  # resolved when it is first asked for, whoever asks
     before = matplotlib.rcParams.copy()
     figure = draw()
     save_figure(figure, tmp_path / "void", SETTINGS, "c")
