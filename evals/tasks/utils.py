@@ -1,0 +1,81 @@
+r"""What the tasks' YAML files call: their rows, and verdicts on all samples of a question."""
+
+import atexit
+import os
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+from trapo.answers import boxed_answer, normalise
+from trapo.grading import STATUSES, Grader
+from trapo_evals.benchmarks import BENCHMARKS, load
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# The wording of TRAPO's template, for those who run a task without it.
+REQUEST = "Please reason step by step, and put your final answer within \\boxed{}."
+
+
+def rows(
+    benchmark: str,
+    data_dir: str | None = None,
+    request: bool = True,
+    choice_seed: int = 0,
+    check: bool = True,
+    **_: object,
+) -> dict[str, "Dataset"]:
+    """A task's `custom_dataset`: its questions as rows of `id`, `prompt` and `answer`, under the split "test".
+
+    lm-eval passes a task's `dataset_kwargs` and all metadata: the arguments but the first are for
+    `lm_eval --metadata '{"data_dir": "..."}'` or `TaskManager(metadata=...)`, and what else is there is not for us.
+
+    Args:
+        benchmark: its name.
+        data_dir: local files, see `load`; by default the environment variable TRAPO_DATA_DIR.
+        request: whether a mathematical problem is followed by `REQUEST`; False where a template already asks for it.
+        choice_seed: of the choices' order.
+        check: see `load`.
+    """
+    from datasets import Dataset
+
+    questions = load(benchmark, data_dir or os.environ.get("TRAPO_DATA_DIR") or None, seed=choice_seed, check=check)
+    end = f"\n\n{REQUEST}" if request and BENCHMARKS[benchmark].kind == "math" else ""
+    docs = [{"id": q.id, "prompt": q.prompt + end, "answer": q.answer} for q in questions]
+    return {"test": Dataset.from_list(docs)}
+
+
+def algebra(doc: dict, results: list[list[str]]) -> dict[str, float]:
+    """`process_results` of mathematics and the world: see `shares`."""
+    (samples,) = results  # one request; all its samples, since no filter drops any
+    return shares([verdict.status for verdict in _grader().grade(samples, [doc["answer"]] * len(samples))])
+
+
+def letter(doc: dict, results: list[list[str]]) -> dict[str, float]:
+    """`process_results` where there are choices: see `shares`."""
+    (samples,) = results
+    return shares([letter_status(text, doc["answer"]) for text in samples])
+
+
+def letter_status(text: str, gold: str) -> str:
+    r"""Grade a text by the letter in its last \boxed{}: "correct", "wrong" or "no_box".
+
+    Never by algebra: that would read e, a wrong answer to a question whose gold is E, as a number.
+    """
+    answer = boxed_answer(text)
+    if answer is None or not answer.strip():
+        return "no_box"
+    return "correct" if normalise(answer) == gold else "wrong"
+
+
+def shares(statuses: Sequence[str]) -> dict[str, float]:
+    """Share of each of `STATUSES` among a question's n samples; that of "correct" is called avg@n."""
+    return {"avg@n" if s == "correct" else s: statuses.count(s) / len(statuses) for s in STATUSES}
+
+
+@cache
+def _grader() -> Grader:
+    """One for all tasks: its workers take seconds to start."""
+    grader = Grader()
+    atexit.register(grader.close)
+    return grader
