@@ -1,5 +1,6 @@
 """The commands of `trapo`: parse, call one function, print the path of what was made."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -138,6 +139,99 @@ def toy_gmm(
         from trapo_toy import run
 
         run.make(run.read_settings(expert, policy, alpha or (), token_alpha, seeds, seed), out, Console())
+
+
+@app.command("eval")
+def evaluate(
+    bench: Annotated[
+        str | None, typer.Option(help="Benchmarks: aime24,math500,...; or the groups math, general, world, all.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A folder, a hub id, a .gguf file, or 'world'. Default: the newest run's final/.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder. Default: evaluations/MODEL-BENCH-HASH.")] = None,
+    data_dir: Annotated[
+        str | None, typer.Option("--data-dir", "--data_dir", help="Folder with local files of the benchmarks.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Samples of each question. Default: 32 for AIME and AMC, else 1.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first questions of each benchmark.")] = None,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.6,
+    top_p: Annotated[float, typer.Option("--top-p", "--top_p")] = 1.0,
+    top_k: Annotated[int, typer.Option("--top-k", "--top_k", help="0: all tokens.")] = 0,
+    min_p: Annotated[float, typer.Option("--min-p", "--min_p")] = 0.0,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", "--max_tokens", help="Of an answer. Default: 8192; 136 in the world.")
+    ] = None,
+    template: Annotated[
+        str, typer.Option(help="tokenizer, reference (TRAPO's training), reference-eval (the papers' evaluation), raw.")
+    ] = "tokenizer",
+    seed: Annotated[int, typer.Option(help="Of the samples and of the choices' order.")] = 0,
+    engine: Annotated[str, typer.Option(help="auto, torch, vllm, or server with --base-url.")] = "auto",
+    base_url: Annotated[
+        str | None, typer.Option("--base-url", "--base_url", help="An OpenAI-compatible server: http://HOST:PORT/v1.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    slots: Annotated[int, typer.Option(help="Most samples drawn at once.")] = 64,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "--dry_run", help="Print what would run, and stop.")] = False,
+    regrade: Annotated[
+        Path | None, typer.Option(help="Grade the samples in this evaluation's folder again, and draw nothing.")
+    ] = None,
+) -> None:
+    """Evaluate a model: accuracy with its errors, pass@k, maj@n. The same command again goes on after a kill."""
+    with one_line_errors():
+        if (bench is None) == (regrade is None):
+            raise ValueError("give --bench, such as --bench aime24,math500; or --regrade DIR, without it")
+        os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars of libraries, before these are loaded
+        from rich.console import Console
+
+        from trapo_evals import run
+        from trapo_evals.folder import EvalFolder
+
+        if regrade is not None:
+            run.regrade(EvalFolder(regrade), Console())
+            return
+        from trapo_evals.models import newest_run
+
+        model = model or str(newest_run(Path("runs")))
+        if model == "world":
+            from trapo_toy import world
+
+            model = str(world.BASE)
+        register_world(model)
+        settings = run.Settings(
+            bench, model, data_dir, samples, limit, temperature, top_p, top_k, min_p, max_tokens, template, seed,
+            engine, base_url, dtype,
+        )  # fmt: skip
+        with interruptible("what was drawn is kept: the same command goes on"):
+            run.evaluate(settings, out, Console(), slots=slots, dry_run=dry_run)
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of `trapo eval`; the others are held to the first.")],
+    out: Annotated[Path, typer.Option(help="Folder for the figures and the numbers.")] = Path("comparison"),
+    seed: Annotated[int, typer.Option(help="Of the bootstrap and the permutation test.")] = 0,
+) -> None:
+    """Compare evaluations question by question: difference with its interval, paired test, wins, ties and losses."""
+    with one_line_errors():
+        from rich.console import Console
+
+        from trapo_evals import compare
+
+        compare.run(folders, out, seed, Console())
+
+
+def register_world(model: str) -> None:
+    """Let `trapo eval` find the built-in world's questions, as the model's run was given them."""
+    from trapo_evals import benchmarks, models
+    from trapo_toy import world
+
+    data = models.run_of(Path(model)).get("data") or "world"
+    options = world.options(data) if is_world(data) else {}
+    for name in ("test", "direct", "facts"):
+        benchmarks.register(f"world_{name}", lambda name=name: world.training_data(**options)[1][name])
 
 
 def world_settings(recipe: str) -> dict:

@@ -104,7 +104,7 @@ def mean_with_errors(correct: Iterable[Iterable[int]]) -> Estimate:
     middle = padded.mean()
     effective = float(min(questions * middle * (1 - middle) / padded.var(), questions**2 / (1 / n).sum()))
     low, high = _wilson(value, effective)
-    return Estimate(value, _standard_error(p), se_resampling, low, high, questions, samples, effective)
+    return Estimate(value, standard_error(p), se_resampling, low, high, questions, samples, effective)
 
 
 def pass_at_k(counts_correct: ArrayLike, counts_n: ArrayLike, k: int) -> np.ndarray:
@@ -215,7 +215,7 @@ def compare(a: ArrayLike, b: ArrayLike, seed: int) -> Comparison:
     rng = np.random.default_rng(seed)
     se = low = high = np.nan
     if np.ptp(gap) > 1e-12:
-        se, (low, high) = _standard_error(gap), _percentiles(gap[:, None], rng)[:, 0].tolist()
+        se, (low, high) = standard_error(gap), _percentiles(gap[:, None], rng)[:, 0].tolist()
     p = _sign_flip(gap[gap != 0], rng)
     wins, ties, losses = (int(found.sum()) for found in (gap > 0, gap == 0, gap < 0))
     return Comparison(float(gap.mean()), se, low, high, p, wins, ties, losses, (Z + Z_POWER) * se)
@@ -271,7 +271,8 @@ def _wilson(p: float, n: float) -> tuple[float, float]:
     return (0.0 if p == 0 else float(middle - half)), (1.0 if p == 1 else float(middle + half))
 
 
-def _standard_error(values: np.ndarray) -> float:
+def standard_error(values: np.ndarray) -> float:
+    """Standard error of the mean of values (Q,); NaN for one."""
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.nan
 
 

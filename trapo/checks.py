@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 
 from .config import TRAPOConfig
 from .engines.torch_engine import check_full_attention
-from .text import Messages, apply_template, prompt_text
+from .text import prompt_ids
 
 LONGEST_PROMPTS = 16  # by characters: tokenizing all of a large dataset only to find its longest would take minutes
 
@@ -90,20 +90,10 @@ def check_model(args: TRAPOConfig, model: PreTrainedModel, tokenizer: PreTrained
     prompts = train_dataset["prompt"]
     longest = sorted(range(len(prompts)), key=lambda i: -len(str(prompts[i])))[:LONGEST_PROMPTS]
     arguments = args.chat_template_kwargs or {}
-    length = max(prompt_length(prompts[i], tokenizer, args.template, **arguments) for i in longest)
+    length = max(len(prompt_ids(prompts[i], tokenizer, args.template, **arguments)) for i in longest)
     if length + args.max_completion_length > context:
         raise ValueError(
             f"the longest prompt has {length} tokens and max_completion_length is {args.max_completion_length}, "
             f"together more than the model's context of {context}. Set max_completion_length to at most "
             f"{context - length}, or drop the longest prompts"
         )
-
-
-def prompt_length(
-    prompt: str | Messages, tokenizer: PreTrainedTokenizerBase, template: str = "tokenizer", **template_arguments
-) -> int:
-    """Tokens of a prompt, text or chat messages, with the template of this name (see `text.py`)."""
-    text = prompt_text(prompt, tokenizer, template, **template_arguments)
-    # As TRL has it: the tokenizer's own chat template brings its special tokens, text has them added.
-    special = isinstance(apply_template(prompt, template), str)
-    return len(tokenizer(text, add_special_tokens=special)["input_ids"])

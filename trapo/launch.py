@@ -124,16 +124,16 @@ def load_tokenizer(path: str, trust_remote_code: bool = False):
     return tokenizer, config
 
 
-def load_model(path: str, trust_remote_code: bool = False):
-    """Model (float32) and tokenizer from a folder, a hub id, or a .gguf file."""
+def load_model(path: str, trust_remote_code: bool = False, dtype: torch.dtype = torch.float32):
+    """Model and tokenizer from a folder, a hub id, or a .gguf file."""
     tokenizer, _ = load_tokenizer(path, trust_remote_code)
     path, extra = _locate(path, trust_remote_code)
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **extra)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **extra)
     except (OSError, ValueError) as error:
         raise ValueError(f"model {path} cannot be loaded: {' '.join(str(error).split())}") from error
     if "gguf_file" in extra:
-        # The weights are plain float32 by now, but transformers still calls the model quantized and would not train it.
+        # The weights are plain numbers by now, but transformers still calls the model quantized and would not train it.
         model.is_quantized, model.hf_quantizer = False, None
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config

@@ -19,11 +19,10 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
-from .checks import prompt_length
 from .config import TRAPOConfig
 from .data import BATCH, Cells, Defect, as_traces, is_text, read_answer, read_prompt, read_trace
 from .grading import Grader, Verdict, boxed_answer
-from .text import Messages, expert_part, prompt_text, shorten
+from .text import Messages, expert_part, prompt_ids, prompt_text, shorten
 
 # Defects, and what becomes of the row or the trace that has one.
 REASONS = {
@@ -229,7 +228,7 @@ class Screen:
                 self._drop_row(row, "prompt refused by its template", shorten(" ".join(str(error).split()), 200))
                 continue
             if room is not None and len(text.encode()) + SPECIAL_TOKENS > room:
-                length = prompt_length(row.prompt, self.tokenizer, template, **arguments)
+                length = len(prompt_ids(row.prompt, self.tokenizer, template, **arguments))
                 if length > room:
                     detail = (
                         f"{length} tokens and max_completion_length {self.config.max_completion_length} are more than "

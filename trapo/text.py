@@ -1,16 +1,18 @@
 r"""From a row's texts to what the model reads: the prompt by a named template, the expert's part, its end.
 
 Templates:
-    tokenizer   chat messages by the tokenizer's own template, text as it is
-    reference   TRAPO's script: Qwen's ChatML, a system line, the problem, and the request for a \boxed{} answer
-    raw         the text, or the messages' contents, with nothing around them
+    tokenizer       chat messages by the tokenizer's own template, text as it is
+    reference       TRAPO's script: Qwen's ChatML, a system line, the problem, and the request for a \boxed{} answer
+    reference-eval  the papers' evaluation: ChatML, the request for a \boxed{} answer in the system line
+    raw             the text, or the messages' contents, with nothing around them
 """
 
 import re
 
 Messages = list[dict[str, str]]
 
-TEMPLATES = ("tokenizer", "reference", "raw")
+TEMPLATES = ("tokenizer", "reference", "reference-eval", "raw")
+CHAT_END = "<|im_end|>"  # ends an answer in both of the references' templates
 EXPERT_TEXTS = ("all", "think")
 TOO_LONG = ("cut", "keep-eos", "drop")
 
@@ -20,18 +22,25 @@ _REFERENCE = (
     "<|im_start|>user\n{problem}\nPlease reason step by step, and put your final answer within \\boxed{{}}.<|im_end|>\n"
     "<|im_start|>assistant\n"
 )
+# Source: the template "qwen" of LUFFY's evaluation script, which TRAPO's evaluation follows (not seen here).
+_REFERENCE_EVAL = (
+    "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{{}}.<|im_end|>\n"
+    "<|im_start|>user\n{problem}<|im_end|>\n<|im_start|>assistant\n"
+)
+_REFERENCES = {"reference": _REFERENCE, "reference-eval": _REFERENCE_EVAL}
 _THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 
 
 def apply_template(prompt: str | Messages, template: str) -> str | Messages:
     """The prompt as TRL is to tokenize it: text, or chat messages where the tokenizer's own template is asked for.
 
-    "reference" takes the last message's content for the problem, as its script does: another system prompt is dropped.
+    The references take the last message's content for the problem, as their scripts do: another system prompt is
+    dropped.
     """
     if template == "tokenizer":
         return prompt
-    if template == "reference":
-        return _REFERENCE.format(problem=prompt if isinstance(prompt, str) else prompt[-1]["content"])
+    if template in _REFERENCES:
+        return _REFERENCES[template].format(problem=prompt if isinstance(prompt, str) else prompt[-1]["content"])
     return prompt if isinstance(prompt, str) else "\n\n".join(message["content"] for message in prompt)
 
 
@@ -41,6 +50,13 @@ def prompt_text(prompt: str | Messages, tokenizer, template: str = "tokenizer", 
     if isinstance(prompt, str):
         return prompt
     return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False, **template_arguments)
+
+
+def prompt_ids(prompt: str | Messages, tokenizer, template: str = "tokenizer", **template_arguments) -> list[int]:
+    """The prompt's tokens, as TRL makes them: chat templates bring their special tokens, text has them added."""
+    text = prompt_text(prompt, tokenizer, template, **template_arguments)
+    special = isinstance(apply_template(prompt, template), str)
+    return tokenizer(text, add_special_tokens=special)["input_ids"]
 
 
 def expert_part(text: str, which: str) -> str:

@@ -37,7 +37,7 @@ class Sample:
 class Sampling:
     """How tokens are drawn, as in transformers' generation; the defaults sample the policy itself."""
 
-    temperature: float = 1.0
+    temperature: float = 1.0  # 0: the likeliest token
     top_p: float = 1.0
     top_k: int = 0
     min_p: float | None = None

@@ -241,8 +241,11 @@ class TorchEngine:
     def _draw(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """(N, V) logits and (N,) uniform numbers to (N,) tokens, the first whose cumulative probability exceeds u.
 
-        And their log-probabilities, (N,), before the warpers.
+        And their log-probabilities, (N,), before the warpers. At temperature 0 the likeliest token, whatever u.
         """
+        if self.temperature == 0:
+            logp, tokens = logits.log_softmax(-1).max(-1)
+            return tokens, logp
         if self.temperature != 1:
             logits = logits / self.temperature
         p = logits.softmax(-1)

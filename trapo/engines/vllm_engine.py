@@ -58,6 +58,7 @@ class VLLMEngine:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the threads are the training's too
         import vllm
         import vllm._custom_ops as custom_ops
+        from vllm.platforms import current_platform
 
         self._vllm, self.dtype, self.eos_ids, self.slots = vllm, dtype, sorted(eos_ids), slots
         extra = {}
@@ -67,7 +68,7 @@ class VLLMEngine:
             os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
             os.environ.setdefault("MASTER_PORT", str(get_open_port()))
             extra["distributed_executor_backend"] = "external_launcher"
-        if model.device.type == "cpu":
+        if current_platform.is_cpu():
             # oneDNN packs weights when they are loaded, so that a later push would not reach the kernels.
             custom_ops._supports_onednn = False
             # Compiling takes half a minute and gains a tenth.

@@ -1,0 +1,113 @@
+"""An evaluation's folder: what `trapo eval` writes, and `trapo compare` and the report read.
+
+eval.json        settings, model and the run (and alpha) it came from, versions, hashes, and all numbers
+samples.jsonl    the journal: a line per sample, on disk before it counts (see `journal.py`)
+questions.jsonl  a line per question: its benchmark, text and gold answer; with the journal, enough to grade again
+graded.jsonl     a line per sample: its answer, our status and the papers'
+*.png, *.pdf     figures
+"""
+
+import fcntl
+import json
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trapo.run import read_jsonl, write_whole
+
+from .journal import Journal
+
+GROWS = ("samples", "limit")  # settings that may change in a folder: what was drawn stays valid
+
+
+class EvalFolder:
+    """One evaluation's folder; see the module's docstring for what lies in it."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def record(self) -> dict[str, Any]:
+        """The content of eval.json; ValueError where there is none that can be read."""
+        try:
+            return json.loads((self.path / "eval.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.path} holds no evaluation ({error}): `trapo eval --out DIR` makes one") from None
+
+    def finished(self) -> dict[str, Any]:
+        """The content of eval.json; ValueError if the evaluation was not finished."""
+        record = self.record()
+        if "results" not in record:
+            raise ValueError(f"the evaluation in {self.path} is not finished: run its command again to go on with it")
+        return record
+
+    def questions(self) -> list[dict[str, Any]]:
+        """The lines of questions.jsonl."""
+        return self._lines("questions.jsonl")
+
+    def graded(self) -> list[dict[str, Any]]:
+        """The lines of graded.jsonl, by question and sample."""
+        return self._lines("graded.jsonl")
+
+    @property
+    def journal(self) -> Journal:
+        """The samples."""
+        return Journal(self.path / "samples.jsonl")
+
+    @contextmanager
+    def begin(self, record: dict[str, Any]) -> Iterator[None]:
+        """Hold the folder while the block runs, after making sure that it is this evaluation's.
+
+        Raises:
+            ValueError: it is another evaluation's, or another process holds it, or it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / ".lock", "w")  # noqa: SIM115, held by the block
+        except OSError as error:
+            raise ValueError(f"{self.path} cannot be written ({error}): choose another --out") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a process that is killed gives it back
+            except BlockingIOError:
+                raise ValueError(f"another process is evaluating into {self.path}: choose another --out") from None
+            if (self.path / "eval.json").exists():
+                self._check(self.record(), record)
+            else:
+                self.write(record)
+            yield
+
+    def _check(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+        def fixed(record):
+            known = {k: v for k, v in record["settings"].items() if k not in GROWS}
+            data = {name: found["hash"] for name, found in record["data"].items()}
+            return known | {"weights": record["model"]["content"], "data": data}
+
+        old, new = fixed(before), json.loads(json.dumps(fixed(now)))
+        changed = [f"{k} {old.get(k)!r} there, {new.get(k)!r} now" for k in old | new if old.get(k) != new.get(k)]
+        if changed:
+            raise ValueError(f"{self.path} holds another evaluation ({'; '.join(changed)}): choose another --out")
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Write eval.json."""
+        write_whole(self.path / "eval.json", json.dumps(finite(record), indent=1) + "\n")
+
+    def write_lines(self, name: str, records: Iterable[dict[str, Any]]) -> None:
+        """Write a JSONL file."""
+        write_whole(self.path / name, "".join(json.dumps(record) + "\n" for record in records))
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        path = self.path / name
+        if not path.exists():
+            raise ValueError(f"{self.path} holds no {name}: its evaluation has not come so far; run its command again")
+        return list(read_jsonl(path))
+
+
+def finite(value: Any) -> Any:
+    """NaN as None, which every reader of JSON knows."""
+    if isinstance(value, dict):
+        return {key: finite(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
