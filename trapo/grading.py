@@ -87,28 +87,36 @@ class Grader:
             wall_seconds,
         )
         self._pool: list[_Worker] = []
-        self._waiting: deque[tuple[Hashable, str, str]] = deque()  # key, boxed answer, gold
+        self._waiting: deque[tuple[Hashable, str, str, bool]] = deque()  # key, box or whole text, gold, reference
         self._done: list[tuple[Hashable, Verdict]] = []
 
-    def grade(self, texts: Sequence[str], golds: Sequence[Any], quick: bool = True) -> list[Verdict]:
+    def grade(
+        self, texts: Sequence[str], golds: Sequence[Any], quick: bool = True, reference: bool = False
+    ) -> list[Verdict]:
         """One verdict per text, in order; golds may be strings or numbers.
 
         `quick=False` asks math-verify even where the characters are the same: can it read the gold at all?
+        `reference=True` gives the papers' own verdict (`trapo.reference_grading`): on the whole text, always from a
+        worker, never "no_box".
         """
         for i, (text, gold) in enumerate(zip(texts, golds, strict=True)):
-            self.submit(i, text, gold, quick)
+            self.submit(i, text, gold, quick, reference)
         verdicts: dict[Hashable, Verdict] = {}
         while len(verdicts) < len(texts):
             verdicts |= self.collect(wait=True)
         return [verdicts[i] for i in range(len(texts))]
 
-    def submit(self, key: Hashable, text: str, gold: Any, quick: bool = True) -> None:
-        """Hand in a text; its verdict comes from `collect` under `key`. Workers are at it while the caller goes on."""
-        verdict = quick_verdict(text, gold_text(gold))
+    def submit(self, key: Hashable, text: str, gold: Any, quick: bool = True, reference: bool = False) -> None:
+        """Hand in a text; its verdict comes from `collect` under `key`. Workers are at it while the caller goes on.
+
+        `quick` and `reference` as for `grade`.
+        """
+        gold = gold_text(gold)
+        verdict = None if reference else quick_verdict(text, gold)
         if verdict is not None and (quick or verdict.status != "correct"):
             self._done.append((key, verdict))
         else:
-            self._waiting.append((key, boxed_answer(text), gold_text(gold)))
+            self._waiting.append((key, text if reference else boxed_answer(text), gold, reference))
             self._dispatch()
 
     def collect(self, wait: bool = False) -> dict[Hashable, Verdict]:
@@ -185,10 +193,12 @@ class _Worker:
                 f"the grading worker did not start: {' '.join(command)} exited with {self.process.wait()}"
             )
 
-    def send(self, task: Hashable, answer: str, gold: str) -> None:
+    def send(self, task: Hashable, answer: str, gold: str, reference: bool) -> None:
         self.task, self.deadline = task, time.monotonic() + self.limits.wall_seconds
         with contextlib.suppress(BrokenPipeError):  # it died between two tasks: the next receive() sees that
-            self.process.stdin.write(json.dumps([answer, gold]).encode() + b"\n")
+            line = memoryview(json.dumps([answer, gold, reference]).encode() + b"\n")
+            while line:  # more than the pipe holds may go in parts
+                line = line[self.process.stdin.write(line) :]
 
     def receive(self) -> tuple[Hashable, Verdict]:
         """The verdict of a worker that has answered, has died, or is past its deadline."""

@@ -1,4 +1,7 @@
-"""The grading worker: reads [answer, gold] as JSON lines, writes the status of each. Started by `trapo.grading`."""
+"""The grading worker, started by `trapo.grading`: reads JSON lines, writes the status of each.
+
+A line is [answer, gold, false], or [text, gold, true] for the papers' grading of a whole text.
+"""
 
 import json
 import os
@@ -7,6 +10,7 @@ import signal
 import sys
 
 from .answers import normalise, split_unit
+from .reference_grading import reference_correct
 
 PERCENT = "\\%"
 
@@ -71,20 +75,22 @@ def main(cpu_seconds: float, memory_mb: int) -> None:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever a library prints must not be read as a status
     equivalent("1", "\\frac{1}{2}")  # load and warm everything before the clock runs
+    reference_correct("\\boxed{x}", "\\sqrt{2}x")
     half_used = limit_memory(memory_mb) if sys.platform == "linux" else None
     # The default action kills the process even inside C code, which a Python handler would never interrupt.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     answers.write(b'"ready"\n')
     for line in sys.stdin.buffer:
-        answer, gold = json.loads(line)
+        answer, gold, reference = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         try:
-            status = "correct" if equivalent(answer, gold) else "wrong"
+            status = "correct" if (reference_correct if reference else equivalent)(answer, gold) else "wrong"
         except Exception:  # a parser's failure on a model's text, MemoryError included, is that sample's result
             status = "error"
-            if half_used is not None and address_space() > half_used:
-                os._exit(1)  # what is lost to this answer would fail the next one: let the parent start afresh
+        suspect = status == "error" or (reference and status == "wrong")  # the papers take a MemoryError for "wrong"
+        if suspect and half_used is not None and address_space() > half_used:
+            os._exit(1)  # what is lost to this answer would fail the next one: let the parent start afresh
         signal.setitimer(signal.ITIMER_PROF, 0)
         answers.write(json.dumps(status).encode() + b"\n")
 
