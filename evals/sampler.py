@@ -44,7 +44,7 @@ class Prompts:
 
     def decode(self, ids: tuple[int, ...]) -> str:
         """Tokens as text, without special tokens."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 class Sampler(LM):
