@@ -1,10 +1,8 @@
-"""The evaluation's journal: killed ten times at random moments, the same bits, nothing drawn twice."""
+"""The evaluation's journal: what is there is not drawn again, whatever happened to the process that drew it."""
 
 import json
-import multiprocessing
 import random
 import shutil
-import time
 
 import conftest
 import pytest
@@ -13,9 +11,6 @@ from trapo.engines.base import Sampling
 from trapo.engines.torch_engine import TorchEngine
 from trapo_evals.journal import Journal, Wanted, digest, draw, fingerprint, question_seed
 
-KILLS = 10
-CHILDREN = multiprocessing.get_context("forkserver")
-CHILDREN.set_forkserver_preload(["trapo.engines.torch_engine", "trapo_evals.journal"])
 SAMPLING = Sampling(temperature=0.8)
 
 
@@ -40,10 +35,6 @@ def evaluate(path, engine=None, wants=None, model="weights", sampling=SAMPLING, 
     return draw(wants or wanted(), engine, Journal(path), model=model, sampling=sampling, decode=decode, **kwargs)
 
 
-def child(path):
-    evaluate(path)
-
-
 class Silent:
     """An engine that must not be asked."""
 
@@ -62,45 +53,18 @@ def lines(path):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "samples.jsonl"
-    began = time.perf_counter()
-    return evaluate(path), path, time.perf_counter() - began
-
-
-def test_ten_kills_change_nothing_and_draw_nothing_twice(whole, tmp_path):
-    records, _, duration = whole
-    warm = CHILDREN.Process(target=child, args=(tmp_path / "warm.jsonl",))
-    warm.start()  # it also waits for the fork server's imports
-    warm.join()
-    assert warm.exitcode == 0
-    rng, kills, found, run = random.Random(0), 0, set(), 0
-    while kills < KILLS:
-        path, exitcode = tmp_path / f"{run}.jsonl", None
-        while exitcode != 0:
-            process = CHILDREN.Process(target=child, args=(path,))
-            process.start()
-            process.join(rng.uniform(0.05, 0.9) * duration if kills < KILLS else None)
-            if process.is_alive():
-                process.kill()
-                kills += 1
-                found.add(path.read_bytes().count(b"\n") if path.exists() else 0)
-            process.join()
-            exitcode = process.exitcode
-        written = lines(path)
-        assert len({record["key"] for record in written}) == len(written) == len(records)  # none lost, none twice
-        assert evaluate(path, Silent()) == records
-        run += 1
-    assert len(found - {0, len(records)}) >= 3  # kills met it in the middle
+    return evaluate(path), path
 
 
 def test_a_finished_evaluation_asks_no_engine(whole):
-    records, path, _ = whole
+    records, path = whole
     before = path.read_bytes()
     assert evaluate(path, Silent()) == records
     assert path.read_bytes() == before
 
 
 def test_a_torn_last_line_is_drawn_again(whole, tmp_path):
-    records, source, _ = whole
+    records, source = whole
     path = tmp_path / "samples.jsonl"
     shutil.copy(source, path)
     content = path.read_bytes()
@@ -110,7 +74,7 @@ def test_a_torn_last_line_is_drawn_again(whole, tmp_path):
 
 
 def test_records_say_all_and_depend_on_what_they_should(whole, tmp_path):
-    records, _, _ = whole
+    records, _ = whole
     first = records[0]
     assert [r["question"] for r in records[:7]] == ["q0"] * 6 + ["q1"]
     assert first["tokens"] == len(first["ids"]) and first["text"] == decode(first["ids"]) and first["logprob"] < 0
