@@ -76,13 +76,19 @@ def schedules(options, model, tokenizer, grader) -> dict:
     return part
 
 
+def draw_lengths(kind: str, n: int, rng: random.Random) -> list[int]:
+    """n answers' lengths, in tokens, of a kind in `LENGTHS`."""
+    middle, sigma, longest = LENGTHS[kind]
+    return [min(longest, max(4, int(rng.lognormvariate(math.log(middle), sigma)))) for _ in range(n)]
+
+
 def engines(options, model) -> list[dict]:
     """Part (b)."""
     rng = random.Random(0)
     prompts = [tuple(rng.randrange(5, 400) for _ in range(rng.randrange(10, 40))) for _ in range(SAMPLES // GROUP)]
     parts = []
-    for kind, (middle, sigma, longest) in LENGTHS.items():
-        lengths = [min(longest, max(4, int(rng.lognormvariate(math.log(middle), sigma)))) for _ in range(SAMPLES)]
+    for kind in LENGTHS:
+        lengths = draw_lengths(kind, SAMPLES, rng)
         work = [(prompts[i // GROUP], lengths[i]) for i in range(SAMPLES)]
 
         def speed(draw, lengths=lengths):

@@ -227,6 +227,7 @@ class Job:
                 from trapo.engines.torch_engine import check_full_attention
 
                 check_full_attention(self.config)
+            slots = min(slots, sum(len(bench.docs) * bench.samples for bench in benches))
             arguments = {"engine": self.engine, "dtype": self.dtype, "device": self.device, "slots": slots}
             self.start = starter(model, self.tokenizer, self.eos, longest=longest, **arguments)
         self._check_context()
