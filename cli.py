@@ -28,6 +28,9 @@ def one_line_errors() -> Iterator[None]:
     except (ValueError, FileExistsError) as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2) from None
+    except ConnectionError as error:  # a server's fault, after all attempts
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 @contextmanager

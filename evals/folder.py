@@ -19,7 +19,7 @@ from trapo.run import read_jsonl, write_whole
 
 from .journal import Journal
 
-GROWS = ("samples", "limit")  # settings that may change in a folder: what was drawn stays valid
+MAY_CHANGE = ("samples", "limit", "base_url")  # settings without which what was drawn stays valid
 
 
 class EvalFolder:
@@ -80,7 +80,7 @@ class EvalFolder:
 
     def _check(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         def fixed(record):
-            known = {k: v for k, v in record["settings"].items() if k not in GROWS}
+            known = {k: v for k, v in record["settings"].items() if k not in MAY_CHANGE}
             data = {name: found["hash"] for name, found in record["data"].items()}
             return known | {"weights": record["model"]["content"], "data": data}
 

@@ -136,8 +136,8 @@ def _record(key: str, want: Wanted, sample: Sample, decode: Callable[[tuple[int,
         "seed": want.seed,
         "finish": sample.finish,
         "prompt_tokens": len(want.prompt_ids),
-        "tokens": len(sample.ids),
+        "tokens": getattr(sample, "tokens", len(sample.ids)),  # a server may keep the tokens themselves to itself
         "ids": list(sample.ids),
-        "logprob": sum(sample.logprobs),
-        "text": decode(sample.ids),
+        "logprob": sum(sample.logprobs) if sample.logprobs else None,
+        "text": decode(sample.ids) if sample.ids else getattr(sample, "text", ""),
     }

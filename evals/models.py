@@ -50,21 +50,24 @@ def newest_run(folder: Path) -> Path:
     return finished[-1].parent
 
 
-def locate(name: str) -> Model:
-    """The model behind a folder, a .gguf file or a hub id, downloaded if need be; ValueError if it cannot be found."""
+def locate(name: str, weights: bool = True) -> Model:
+    """The model behind a folder, a .gguf file or a hub id, downloaded if need be; ValueError if it cannot be found.
+
+    `weights=False` downloads the tokenizer and the configuration only, for a server that has the weights.
+    """
     path = Path(name)
     if not path.exists():
         if name.endswith(".gguf") or name.count("/") != 1 or name.startswith((".", "/", "~")):
             raise ValueError(f"model {name} is not there: give a folder, a .gguf file, or an id of the hub")
-        path = _download(name)
+        path = _download(name, weights)
     return Model(name, path, run_of(path))
 
 
-def _download(name: str) -> Path:
+def _download(name: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[*WEIGHTS, *TOKENIZER_FILES]))
+        return Path(snapshot_download(name, allow_patterns=[*(WEIGHTS if weights else ()), *TOKENIZER_FILES]))
     except Exception as error:  # of many kinds, for a hub out of reach as for a gated model
         said = shorten(" ".join(str(error).split()), 200)
         raise ValueError(f"model {name} is no folder here, and the hub says: {said}") from error
@@ -91,9 +94,18 @@ def end_tokens(path: Path, tokenizer, config, template: str) -> list[int]:
     return sorted({i for ids in found for i in (ids if isinstance(ids, list) else [ids]) if i is not None})
 
 
-def content(model: Model, eos: list[int], dtype: str) -> str:
-    """A hash of what decides, besides the prompt and the sampling, which tokens a model draws."""
-    return digest(fingerprint(model.path), eos, dtype)
+def content(model: Model, eos: list[int], dtype: str, served: str | None = None) -> str:
+    """A hash of what decides, besides the prompt and the sampling, which tokens a model draws.
+
+    A server's weights cannot be seen: `served` is what it calls its model, hashed beside the weights of the folder
+    where that holds any.
+    """
+    if served is None:
+        return digest(fingerprint(model.path), eos, dtype)
+    try:
+        return digest(fingerprint(model.path), eos, served)
+    except ValueError:  # a tokenizer only
+        return digest(served, eos)
 
 
 def resolve(engine: str, dtype: str) -> tuple[str, str, str]:

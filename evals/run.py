@@ -144,7 +144,7 @@ def evaluate(
     console = console or Console()
     settings.check()
     benches = load_benches(settings)
-    model = locate(settings.model)
+    model = locate(settings.model, weights=settings.engine != "server")
     job = Job(settings, model, benches, slots)
     folder = EvalFolder(out or _default_folder(settings, model))
     job.show(folder, console)
@@ -154,7 +154,7 @@ def evaluate(
     with folder.begin(record):
         folder.write_lines("questions.jsonl", job.questions())
         total = sum(len(bench.docs) * bench.samples for bench in benches)
-        with Live(total, job.gold, shared(), console) as live:
+        with job, Live(total, job.gold, shared(), console) as live:
             lm_eval_results = job.draw(folder, live)
         finish(folder, record | {"lm_eval": lm_eval_results}, console)
     return folder
@@ -213,16 +213,17 @@ class Job:
         }
         self._golds = {(b.name, doc["id"]): (b.kind, doc["answer"]) for b in benches for doc in b.docs}
         longest = max(max(self.lengths[bench.name]) + bench.max_tokens for bench in benches)
+        self.context = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        self.server = None
         if settings.engine == "server":
             from .server import ServerEngine
 
-            server = ServerEngine(settings.base_url, concurrency=slots)
-            self.engine, self.dtype, self.device = "server", server.model, settings.base_url
-            self.context = server.context
-            self.start = server.with_sampling
+            self.server = ServerEngine(settings.base_url, settings.model, eos_ids=self.eos, concurrency=slots)
+            self.engine, self.dtype, self.device = "server", "the server's", settings.base_url
+            self.context = self.server.context or self.context
+            self.start = self.server.using
         else:
             self.engine, self.dtype, self.device = resolve(settings.engine, settings.dtype)
-            self.context = getattr(self.config.get_text_config(), "max_position_embeddings", None)
             if self.engine == "torch":
                 from trapo.engines.torch_engine import check_full_attention
 
@@ -230,6 +231,7 @@ class Job:
             slots = min(slots, sum(len(bench.docs) * bench.samples for bench in benches))
             arguments = {"engine": self.engine, "dtype": self.dtype, "device": self.device, "slots": slots}
             self.start = starter(model, self.tokenizer, self.eos, longest=longest, **arguments)
+        self.content = content(model, self.eos, self.dtype, self.server and self.server.model)
         self._check_context()
 
     def _check_context(self) -> None:
@@ -241,6 +243,13 @@ class Job:
                     f"{name}: the longest prompt has {max(lengths)} tokens, and {most} more for an answer exceed the "
                     f"model's context of {self.context}: {remedy}"
                 )
+
+    def __enter__(self) -> "Job":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.server is not None:
+            self.server.close()
 
     def gold(self, task: str, question: str) -> tuple[str, str]:
         """Kind and right answer of a question."""
@@ -281,7 +290,8 @@ class Job:
             "model": {
                 "label": self.model.label,
                 "path": str(self.model.path),
-                "content": content(self.model, self.eos, self.dtype),
+                "content": self.content,
+                "served as": self.server and self.server.model,
                 "alpha": self.model.alpha,
                 "run": self.model.run,
                 "end tokens": self.eos,
@@ -307,7 +317,7 @@ class Job:
             self.prompts,
             lambda name: self.benches[name].kind != "world",
             folder.journal,
-            model=content(self.model, self.eos, self.dtype),
+            model=self.content,
             start=self.start,
             seed=self.settings.seed,
             watch=live.found,

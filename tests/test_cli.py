@@ -41,7 +41,10 @@ def files(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("command", [["--help"], ["train", "--help"], ["recipes"], ["recipes", "--help"]])
+@pytest.mark.parametrize(
+    "command",
+    [["--help"], ["train", "--help"], ["eval", "--help"], ["compare", "--help"], ["recipes"], ["recipes", "--help"]],
+)
 def test_help_answers_without_torch(command, tmp_path):
     (tmp_path / "torch.py").write_text("raise ImportError('torch was loaded')")
     done = run(*command, env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"})
