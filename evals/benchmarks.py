@@ -252,13 +252,30 @@ def _read_hub(benchmark: Benchmark) -> Iterable[Row]:
     name, files = benchmark.name, f"put {benchmark.name}.parquet or .jsonl into a folder and give it as --data-dir"
     if benchmark.hub_id is None:
         raise ValueError(f"{name}: its rows come from `trapo eval`; elsewhere, {files}")
-    from datasets import load_dataset
+    import datasets
+    from huggingface_hub.utils import logging
 
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # of a hub out of reach our own line says enough
     try:
-        return load_dataset(benchmark.hub_id, benchmark.config, split=benchmark.split, revision=benchmark.revision)
+        how = {"split": benchmark.split, "revision": benchmark.revision}
+        return datasets.load_dataset(benchmark.hub_id, benchmark.config, **how)
     except Exception as error:  # datasets raises many kinds, for a gated set as for a hub out of reach
-        failed = f"{benchmark.hub_id} (revision {benchmark.revision}) cannot be loaded from the hub: {_said(error)}"
-        raise ValueError(f"{name}: {failed}; {files}; if it is gated, accept its terms and set HF_TOKEN") from error
+        which = f"{benchmark.hub_id} (revision {benchmark.revision})"
+        if _is_gated(error):
+            terms = f"accept its terms at https://huggingface.co/datasets/{benchmark.hub_id} and set HF_TOKEN"
+            raise ValueError(f"{name}: {which} is gated: {terms}; or {files}") from error
+        raise ValueError(f"{name}: {which} cannot be loaded from the hub: {_said(error)}; {files}") from error
+    finally:
+        logging.set_verbosity(before)
+
+
+def _is_gated(error: BaseException | None) -> bool:
+    from huggingface_hub.errors import GatedRepoError
+
+    while error is not None and not isinstance(error, GatedRepoError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _said(error: Exception) -> str:

@@ -143,7 +143,8 @@ def evaluate(
     """
     console = console or Console()
     settings.check()
-    benches = load_benches(settings)
+    with console.status("loading benchmarks"):
+        benches = load_benches(settings)
     model = locate(settings.model, weights=settings.engine != "server")
     job = Job(settings, model, benches, slots)
     folder = EvalFolder(out or _default_folder(settings, model))

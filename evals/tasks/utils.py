@@ -1,14 +1,12 @@
 r"""What the tasks' YAML files call: their rows, and verdicts on all samples of a question."""
 
-import atexit
 import os
 from collections.abc import Sequence
-from functools import cache
 from typing import TYPE_CHECKING
 
-from trapo.answers import boxed_answer, normalise
-from trapo.grading import STATUSES, Grader
+from trapo.grading import STATUSES
 from trapo_evals.benchmarks import BENCHMARKS, load
+from trapo_evals.verdicts import shared
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -47,25 +45,12 @@ def rows(
 
 def algebra(doc: dict, results: list[list[str]]) -> dict[str, float]:
     """`process_results` of mathematics and the world: see `shares`."""
-    (samples,) = results  # one request; all its samples, since no filter drops any
-    return shares([verdict.status for verdict in _grader().grade(samples, [doc["answer"]] * len(samples))])
+    return shares(_statuses("math", doc, results))
 
 
 def letter(doc: dict, results: list[list[str]]) -> dict[str, float]:
     """`process_results` where there are choices: see `shares`."""
-    (samples,) = results
-    return shares([letter_status(text, doc["answer"]) for text in samples])
-
-
-def letter_status(text: str, gold: str) -> str:
-    r"""Grade a text by the letter in its last \boxed{}: "correct", "wrong" or "no_box".
-
-    Never by algebra: that would read e, a wrong answer to a question whose gold is E, as a number.
-    """
-    answer = boxed_answer(text)
-    if answer is None or not answer.strip():
-        return "no_box"
-    return "correct" if normalise(answer) == gold else "wrong"
+    return shares(_statuses("choice", doc, results))
 
 
 def shares(statuses: Sequence[str]) -> dict[str, float]:
@@ -73,9 +58,8 @@ def shares(statuses: Sequence[str]) -> dict[str, float]:
     return {"avg@n" if s == "correct" else s: statuses.count(s) / len(statuses) for s in STATUSES}
 
 
-@cache
-def _grader() -> Grader:
-    """One for all tasks: its workers take seconds to start."""
-    grader = Grader()
-    atexit.register(grader.close)
-    return grader
+def _statuses(kind: str, doc: dict, results: list[list[str]]) -> list[str]:
+    (samples,) = results  # one request; all its samples, since no filter drops any
+    for text in samples:
+        shared().ask(kind, text, doc["answer"])
+    return [shared().status(kind, text, doc["answer"]) for text in samples]
