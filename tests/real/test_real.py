@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +101,33 @@ def test_final_loads_with_plain_transformers_and_has_learned(run, gguf):
 
 def test_the_summary_says_what_was_reached(run):
     assert "held_out" in run[1] and "Run folder:" in run[1] and "alpha 0.1" in run[1]
+
+
+def test_a_real_model_is_evaluated_on_real_problems(gguf, tmp_path):
+    data = Path(os.environ.get("TRAPO_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    if not (data / "math500.parquet").is_file():
+        pytest.skip(f"{data} has no math500.parquet: set TRAPO_TEST_DATA to a folder that has it")
+    flags = [
+        "--bench",
+        "math500",
+        "--data-dir",
+        data,
+        "--model",
+        gguf,
+        "--limit",
+        2,
+        "--samples",
+        2,
+        "--max-tokens",
+        48,
+    ]
+    command = [Path(sys.executable).with_name("trapo"), "eval", *flags, "--out", tmp_path / "e"]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "<|im_start|>user" in done.stdout and "put your final answer within \\boxed{}.<|im_end|>" in done.stdout
+    record = json.loads((tmp_path / "e" / "eval.json").read_text())
+    result = record["results"]["math500"]
+    assert record["data"]["math500"]["papers' hash"] == "7156baeddb14a114" and record["data"]["math500"]["of"] == 500
+    assert result["questions"] == result["samples"] == 2 and result["tokens"]["total"] <= 4 * 48
+    texts = [line["text"] for line in lines(tmp_path / "e" / "samples.jsonl")]
+    assert len(set(texts)) == 4 and all(text.isprintable() or "\n" in text for text in texts)
