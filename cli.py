@@ -95,9 +95,7 @@ def train(
                 f"--model {model} needs --data: rows of your own, or 'world' for another base of the world"
             )
         data = data or "world"
-        layers = [world_settings(recipe)] if model == "world" or is_world(data) else []
-        flags = [*context.args, "--output_dir", str(folder)]
-        settings = launch.resolve_config(recipe, layers, config, flags)
+        settings = resolve(recipe, model, data, config, [*context.args, "--output_dir", str(folder)])
         if not (dry_run or resume):
             RunFolder(settings.output_dir).check_free()  # before minutes go into checking a large data file
         job = make_job(recipe, model, data, eval_data, settings, resume)
@@ -211,6 +209,54 @@ def evaluate(
             run.evaluate(settings, out, Console(), slots=slots, dry_run=dry_run)
 
 
+@app.command(context_settings=PASS_THROUGH)
+def sweep(
+    context: typer.Context,
+    out: Annotated[Path | None, typer.Option(help="Folder. Default: sweeps/GRID.")] = None,
+    seeds: Annotated[int, typer.Option(help="How many at each point.")] = 2,
+    seed: Annotated[int, typer.Option(help="The first of them.")] = 0,
+    jobs: Annotated[int | None, typer.Option(help="Points at a time. Default: one per GPU, or per two cores.")] = None,
+    launcher: Annotated[str, typer.Option(help="local, or ray (the cluster of RAY_ADDRESS, or one here).")] = "local",
+    bench: Annotated[
+        str, typer.Option(help="What each trained model is evaluated on, as in `trapo eval`; '' for nothing.")
+    ] = "world",
+    samples: Annotated[int, typer.Option(help="Of each question of it.")] = 4,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", "--dry_run", help="Show the points and their cost, by measured steps, and stop."),
+    ] = False,
+) -> None:
+    """Train at every point of a grid, several seeds each: `trapo sweep alpha`, `prefix`, `methods`, or FIELD=a,b,c.
+
+    Several grids are crossed; every other flag of `trapo train` holds for all points. The same command again runs only
+    what is missing.
+    """
+    with one_line_errors():
+        from rich.console import Console
+
+        from trapo_analysis import sweep as sweeps
+
+        flags = context.args
+        first = next((i for i, part in enumerate(flags) if part.startswith("-")), len(flags))
+        grids, common = flags[:first], flags[first:]
+        if launcher not in ("local", "ray"):
+            raise ValueError(f"--launcher {launcher}: choose local or ray")
+        if seeds < 1 or samples < 1:
+            raise ValueError(f"--seeds {seeds}, --samples {samples}: give at least 1 of each")
+        points = sweeps.points(grids, range(seed, seed + seeds))
+        folder = out or Path("sweeps") / "-".join(grid.replace("=", "_").replace(",", "_") for grid in grids)
+        what = sweeps.Sweep(points, tuple(common), bench, samples, folder, grids)
+        for point in points:
+            settings_of_flags([*common, *point.flags])  # what is wrong with any of them is said before any runs
+        if dry_run:
+            sweeps.dry_run(what, Console(), lambda flags: settings_of_flags(flags).max_steps, jobs)
+            return
+        with interruptible("the same command goes on"):
+            if sweeps.run(what, Console(), jobs, launcher):
+                raise typer.Exit(1)
+        typer.echo(f"Sweep: {folder}  (trapo report {folder})")
+
+
 @app.command()
 def compare(
     folders: Annotated[list[Path], typer.Argument(help="Folders of `trapo eval`; the others are held to the first.")],
@@ -235,6 +281,29 @@ def register_world(model: str) -> None:
     options = world.options(data) if is_world(data) else {}
     for name in ("test", "direct", "facts"):
         benchmarks.register(f"world_{name}", lambda name=name: world.training_data(**options)[1][name])
+
+
+def resolve(recipe: str, model: str, data: str, config: Path | None, flags: list[str]):
+    """The configuration of a training: the recipe's, the world's where it is about the world, a file's, the flags'."""
+    from trapo import launch
+
+    layers = [world_settings(recipe)] if model == "world" or is_world(data) else []
+    return launch.resolve_config(recipe, layers, config, flags)
+
+
+def settings_of_flags(flags: list[str]):
+    """The configuration that `trapo train FLAGS` trains with; ValueError as there."""
+    import argparse
+
+    parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False, add_help=False)
+    for name, default in (("recipe", "trapo"), ("model", "world"), ("data", "world"), ("eval_data", None)):
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", default=default)
+    parser.add_argument("--config", type=Path)
+    try:
+        named, rest = parser.parse_known_args(flags)
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from None
+    return resolve(named.recipe, named.model, named.data, named.config, [*rest, "--output_dir", "runs/none"])
 
 
 def world_settings(recipe: str) -> dict:

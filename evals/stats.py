@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import norm
 
+from trapo.interval import wilson
+
 RESAMPLES = 9_999  # of a bootstrap, and of a permutation test too large to enumerate
 EXACT = 12  # questions that differ, up to which all 2^12 sign flips are enumerated
 Z = float(norm.ppf(0.975))  # every interval is at 95%
@@ -103,7 +105,7 @@ def mean_with_errors(correct: Iterable[Iterable[int]]) -> Estimate:
     padded = np.append(p, (0, 1))
     middle = padded.mean()
     effective = float(min(questions * middle * (1 - middle) / padded.var(), questions**2 / (1 / n).sum()))
-    low, high = _wilson(value, effective)
+    low, high = wilson(value, effective)
     return Estimate(value, standard_error(p), se_resampling, low, high, questions, samples, effective)
 
 
@@ -154,8 +156,8 @@ def pass_at_k_curve(correct: Iterable[Iterable[int]], ks: Sequence[int], seed: i
     hits, n = _counts(correct)
     passed = np.stack([pass_at_k(hits, n, k) for k in ks], 1)  # (Q, K)
     value = passed.mean(0)
-    wilson = np.transpose([_wilson(v, len(n)) for v in value])  # (2, K)
-    low, high = np.where(np.ptp(passed, 0) < 1e-12, wilson, _percentiles(passed, np.random.default_rng(seed)))
+    alike = np.transpose([wilson(v, len(n)) for v in value])  # (2, K)
+    low, high = np.where(np.ptp(passed, 0) < 1e-12, alike, _percentiles(passed, np.random.default_rng(seed)))
     return Curve(tuple(int(k) for k in ks), *(tuple(line.tolist()) for line in (value, low, high)))
 
 
@@ -262,13 +264,6 @@ def all_equal(texts: Iterable[Iterable[Hashable]]) -> bool:
     """
     several = [row for row in _rows("texts", texts) if len(row) > 1]
     return bool(several) and all(len(set(row)) == 1 for row in several)
-
-
-def _wilson(p: float, n: float) -> tuple[float, float]:
-    """Wilson's 95% interval; scipy's takes whole numbers only, and n may be a fraction here."""
-    middle = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * np.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
-    return (0.0 if p == 0 else float(middle - half)), (1.0 if p == 1 else float(middle + half))
 
 
 def standard_error(values: np.ndarray) -> float:

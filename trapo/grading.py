@@ -179,6 +179,7 @@ class _Worker:
         # Not multiprocessing: a spawned child would import the user's __main__, and with it torch.
         command = [
             sys.executable,
+            "-P",  # or a folder of the user's could stand for a package
             "-m",
             "trapo.grading_worker",
             str(self.limits.cpu_seconds),

@@ -1,13 +1,13 @@
 """What a run shows: the live line (step, reward, held-out accuracy, speed, time left) and, at its end, the summary."""
 
 import time
-from statistics import NormalDist
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from transformers import TrainerCallback
 
+from .interval import wilson
 from .run import RunFolder
 
 WIDTH_FOR_BAR = 105  # columns of the terminal
@@ -83,15 +83,6 @@ class ProgressLine(TrainerCallback):
         return "  ".join(parts)
 
 
-def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval for a proportion (Wilson 1927): never empty, also at 0 of n."""
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    p, scale = successes / n, 1 + z * z / n
-    centre = (p + z * z / (2 * n)) / scale
-    half = z / scale * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    return max(centre - half, 0.0), min(centre + half, 1.0)
-
-
 def print_summary(folder: RunFolder, console: Console) -> None:
     """Held-out accuracy before and after with 95% intervals, time, and where everything lies."""
     evals = folder.records("evals.jsonl")
@@ -103,7 +94,7 @@ def print_summary(folder: RunFolder, console: Console) -> None:
             records = [record for record in evals if record["set"] == name]
             cells = []
             for record in (records[0], *(r for r in between if r["set"] == name), records[-1]):
-                low, high = wilson(record["reward"] * record["samples"], record["samples"])
+                low, high = wilson(record["reward"], record["samples"])
                 cells.append(f"{record['reward']:.3f} ({low:.3f} to {high:.3f})")
             table.add_row(name, str(records[-1]["samples"]), *cells)
         console.print(table)

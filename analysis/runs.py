@@ -1,0 +1,198 @@
+"""Run folders as tidy pandas tables: what ran, its steps, its held-out accuracies, its evaluations.
+
+A folder that is not finished, was killed while it wrote, or comes from another version still gives what it has: a
+field that is missing is NaN, a file that is missing has no rows, and a torn last line is dropped with a warning.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from trapo.interval import wilson
+from trapo.run import RunFolder
+from trapo_evals.folder import EvalFolder
+
+EVAL = "eval"  # where a run's own evaluation lies, beside its `final`
+SETTINGS = ("recipe", "model", "data")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+        name: its path below what was asked for, short for tables.
+        folder: itself.
+        record: the content of run.json.
+    """
+
+    name: str
+    folder: RunFolder
+    record: dict[str, Any]
+
+    @property
+    def recipe(self) -> str:
+        """The method's name; "?" for a run that no command started."""
+        return self.record.get("recipe") or "?"
+
+    @property
+    def alpha(self) -> float | None:
+        """The trust region's alpha; None for a method without one."""
+        return self.record.get("method", {}).get("alpha")
+
+    @property
+    def seed(self) -> int | None:
+        """The run's seed."""
+        return self.record.get("config", {}).get("seed")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the trained model is there."""
+        return self.folder.final.exists()
+
+    @property
+    def command(self) -> str:
+        """The command line that made it."""
+        return " ".join(self.record.get("command", ()))
+
+    def evaluation(self) -> dict[str, Any] | None:
+        """The finished evaluation beside the run, None where there is none."""
+        try:
+            return EvalFolder(self.folder.path / EVAL).finished()
+        except ValueError:
+            return None
+
+
+def find(paths: Iterable[Path]) -> list[Run]:
+    """The runs in folders: each path is a run, or holds runs one or two levels below (a sweep).
+
+    Raises:
+        ValueError: for a path without a run.
+    """
+    runs: dict[Path, Run] = {}
+    for path in paths:
+        files = sorted(file for depth in ("", "*/", "*/*/") for file in path.glob(f"{depth}run.json"))
+        if not files:
+            raise ValueError(
+                f"{path} holds no run (no run.json in it or below): `trapo train` and `trapo sweep` make them"
+            )
+        for file in files:
+            name = path.name if file.parent == path else str(file.parent.relative_to(path))
+            record = json.loads(file.read_text(encoding="utf-8"))
+            runs.setdefault(file.parent.resolve(), Run(name, RunFolder(file.parent), record))
+    return list(runs.values())
+
+
+def varying(runs: list[Run]) -> list[str]:
+    """The configuration fields in which the runs differ, besides where they lie and the seed."""
+    apart = {"output_dir", "seed", "data_seed", "run_name", "logging_dir"}
+    fields = dict.fromkeys(name for run in runs for name in run.record.get("config", {}))
+
+    def value(run, name):
+        return json.dumps(run.record.get("config", {}).get(name), sort_keys=True)
+
+    return [name for name in fields if name not in apart and len({value(run, name) for run in runs}) > 1]
+
+
+def settings(runs: list[Run]) -> pd.DataFrame:
+    """A row per run: name, recipe, alpha, seed, model, data, whether it is finished, and the fields that vary."""
+    columns = [name for name in varying(runs) if name != "alpha"]
+    return pd.DataFrame(
+        [
+            {"run": run.name, "recipe": run.recipe, "alpha": run.alpha, "seed": run.seed}
+            | {name: run.record.get(name) for name in ("model", "data")}
+            | {"finished": run.finished}
+            | {name: _cell(run.record.get("config", {}).get(name)) for name in columns}
+            for run in runs
+        ]
+    )
+
+
+def steps(runs: list[Run]) -> pd.DataFrame:
+    """metrics.jsonl: a row per run and step, a column per metric; NaN where a run does not have it."""
+    return _stacked(runs, "metrics.jsonl", ["run", "recipe", "alpha", "seed", "stage", "step"])
+
+
+def held_out(runs: list[Run]) -> pd.DataFrame:
+    """evals.jsonl: a row per run, step and held-out set: `reward` with Wilson's interval `low` to `high`, `samples`."""
+    found = _stacked(
+        runs, "evals.jsonl", ["run", "recipe", "alpha", "seed", "stage", "step", "set", "reward", "samples"]
+    )
+    if len(found):
+        known = found.reward.notna() & (found.samples > 0)
+        bounds = [wilson(row.reward, row.samples) for row in found[known].itertuples()]
+        found.loc[known, ["low", "high"]] = bounds
+    return found
+
+
+def results(runs: list[Run]) -> pd.DataFrame:
+    """A row per finished run: last accuracy per held-out set, the first as `before NAME`, and what it cost.
+
+    Cost: samples drawn, demonstrations shown, tokens drawn, expert tokens trained, tokens updated, seconds.
+    """
+    rows = []
+    for run in runs:
+        if not run.finished:
+            continue
+        records = run.folder.records("evals.jsonl")
+        row = {"run": run.name, "recipe": run.recipe, "alpha": run.alpha, "seed": run.seed}
+        for name in dict.fromkeys(record["set"] for record in records):
+            mine = [record["reward"] for record in records if record["set"] == name]
+            row |= {f"before {name}": mine[0], name: mine[-1]}
+        rows.append(row | cost(run))
+    return pd.DataFrame(rows)
+
+
+def cost(run: Run) -> dict[str, float]:
+    """What a run took so far, over all its stages."""
+    records = run.folder.records("metrics.jsonl")
+    last = records[-1] if records else {}
+
+    def total(name: str) -> float:
+        return float(sum(record.get(name, 0.0) for record in records))
+
+    seconds = {part: total(f"seconds/{part}") for part in ("step", "rollout", "grading", "update")}
+    return {
+        "samples": last.get("seen/samples", 0),
+        "demonstrations": last.get("seen/demonstrations", 0),
+        "drawn tokens": total("tokens/rollout"),
+        "aborted tokens": total("tokens/aborted"),
+        "expert tokens": total("tokens/expert"),
+        "update tokens": total("tokens/update"),
+        "seconds": seconds["step"],
+    } | {f"seconds {part}": seconds[part] for part in ("rollout", "grading", "update")}
+
+
+def evaluations(runs: list[Run]) -> pd.DataFrame:
+    """A row per evaluated run and benchmark: avg@n with its interval, the papers' grading, pass@n, maj@n."""
+    rows = []
+    for run in runs:
+        record = run.evaluation()
+        for name, result in (record or {"results": {}})["results"].items():
+            rows.append(
+                {"run": run.name, "recipe": run.recipe, "alpha": run.alpha, "seed": run.seed, "benchmark": name}
+                | {key: result["avg@n"][key] for key in ("value", "low", "high", "se_questions")}
+                | {"questions": result["questions"], "n": result["samples"]}
+                | {"reference": result.get("reference avg@n", {}).get("value")}
+                | {"pass@n": result["pass@k"]["value"][-1] if "pass@k" in result else None}
+            )
+    return pd.DataFrame(rows)
+
+
+def _stacked(runs: list[Run], name: str, columns: list[str]) -> pd.DataFrame:
+    rows = [
+        {"run": run.name, "recipe": run.recipe, "alpha": run.alpha, "seed": run.seed} | record
+        for run in runs
+        for record in run.folder.records(name)
+    ]
+    found = pd.DataFrame(rows)
+    return found.reindex(columns=[*columns, *(c for c in found.columns if c not in columns)])
+
+
+def _cell(value: Any) -> Any:
+    """Lists and dictionaries as text: a table's cells can be compared and grouped."""
+    return json.dumps(value) if isinstance(value, list | dict) else value

@@ -1,0 +1,423 @@
+"""`trapo sweep`: the same training at every point of a grid, several seeds each, as ordinary run folders.
+
+    OUT/sweep.json             the grids that were asked for, and what all points have in common
+    OUT/alpha=0.1,seed=0/      a run folder, and in its `eval` what `trapo eval` leaves
+    OUT/logs/...               what each point's processes printed
+
+Points run in processes of their own, on this machine or through Ray. A point that is finished is not run again and one
+that was killed goes on from its last checkpoint, so the same command again does only what is missing; one that fails is
+named with its last error and does not stop the others.
+"""
+
+import fcntl
+import itertools
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from trapo.run import RunFolder, write_whole
+from trapo_evals.folder import EvalFolder
+
+ALPHAS = ("0.01", "0.03", "0.1", "0.3", "1")
+# The paper's guidance, with less and more of the trace, whole demonstrations only, eager and reluctant.
+PREFIXES = {
+    "paper": {},
+    "short prefixes": {"prefix_ratios": "0 0.1 0.25 0.5"},
+    "long prefixes": {"prefix_ratios": "0 0.5 0.8 1"},
+    "whole or nothing": {"micro_group_sizes": "7 1", "prefix_ratios": "0 1", "thresholds": "-1 0.9"},
+    "always whole": {"micro_group_sizes": "7 1", "prefix_ratios": "0 1", "thresholds": "-1 2"},
+    "only where all fail": {"thresholds": "-1 0.01 0.01 0.01"},
+    "small first group": {"micro_group_sizes": "2 2 2 2"},
+}
+NAMED = ("alpha", "prefix", "methods")
+MEASURED_STEPS = 4  # of the dry run
+REFRESH = 1.0  # seconds
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a grid: a name, which is its folder's, and the flags of `trapo train` that make it."""
+
+    name: str
+    flags: tuple[str, ...]
+
+
+@dataclass
+class Sweep:
+    """What to run.
+
+    Attributes:
+        points: by name, none twice.
+        common: flags of `trapo train` for all of them.
+        bench: what `trapo eval` is given for each finished point; "" for no evaluation.
+        samples: of each question of it.
+        out: the folder.
+    """
+
+    points: list[Point]
+    common: tuple[str, ...]
+    bench: str
+    samples: int
+    out: Path
+    grids: list[str] = field(default_factory=list)
+
+
+def points(grids: Sequence[str], seeds: Sequence[int]) -> list[Point]:
+    """The points of named grids ("alpha", "prefix", "methods") and of FIELD=a,b,c, in all combinations.
+
+    Raises:
+        ValueError: for a grid that is neither, an unknown field, or a value given twice.
+    """
+    if not grids:
+        raise ValueError(f"give a grid: {', '.join(NAMED)}, or FIELD=a,b,c (trapo train --fields lists the fields)")
+    axes = [_axis(grid) for grid in grids]
+    found = []
+    for parts in itertools.product(*axes, [(f"seed={seed}", ("--seed", str(seed))) for seed in seeds]):
+        name = ",".join(part for part, _ in parts)
+        found.append(Point(name, tuple(flag for _, flags in parts for flag in flags)))
+    return found
+
+
+def _axis(grid: str) -> list[tuple[str, tuple[str, ...]]]:
+    """One axis of a grid: (what a point is called by it, its flags)."""
+    if grid == "alpha":
+        return _axis(f"alpha={','.join(ALPHAS)}")
+    if grid == "prefix":
+        return [
+            (f"prefix={_safe(name)}", tuple(part for k, v in flags.items() for part in (f"--{k}", *v.split())))
+            for name, flags in PREFIXES.items()
+        ]
+    if grid == "methods":
+        from trapo.recipe import recipe_names
+
+        return _axis(f"recipe={','.join(recipe_names())}")
+    name, equals, values = grid.partition("=")
+    if not equals:
+        raise ValueError(f"{grid!r} is no grid: give {', '.join(NAMED)}, or FIELD=a,b,c")
+    name = name.strip().replace("-", "_")
+    _check_field(name)
+    listed = [value.strip() for value in values.split(",")]
+    if len(set(listed)) < len(listed) or "" in listed:
+        raise ValueError(f"{grid}: give each value once, and none that is empty")
+    # Several numbers of one value, such as prefix_ratios, are given with spaces or plus signs: 0+0.5+1.
+    return [(f"{name}={_safe(value)}", (f"--{name}", *re.split(r"[+\s]+", value))) for value in listed]
+
+
+def _check_field(name: str) -> None:
+    from dataclasses import fields
+    from difflib import get_close_matches
+
+    from trapo.config import TRAPOConfig
+
+    known = {"recipe", "model", "data"} | {f.name for f in fields(TRAPOConfig)} - {"output_dir", "seed"}
+    if name not in known:
+        close = get_close_matches(name, known, n=1)
+        raise ValueError(f"{name!r} cannot be swept{f': did you mean {close[0]!r}?' if close else ''} (seeds: --seeds)")
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", text)
+
+
+# ---------------------------------------------------------------- running
+
+
+def run(
+    sweep: Sweep,
+    console: Console,
+    jobs: int | None = None,
+    launcher: str = "local",
+) -> list[str]:
+    """Run what is missing; the names of the points that failed.
+
+    Args:
+        sweep: what.
+        console: for the live table.
+        jobs: points at a time; by default one per GPU, or per two cores (a trainer and its graders).
+        launcher: "local" or "ray".
+
+    Raises:
+        ValueError: the folder holds a sweep with other common flags, or another process is at it; no Ray.
+    """
+    slots = _slots(jobs)
+    with _held(sweep):
+        work = {point.name: _command_line(sweep, point) for point in sweep.points if _missing(sweep, point)}
+        launch = {"local": _local, "ray": _ray}[launcher]
+        failed: dict[str, str] = {}
+        running: set[str] = set()
+        with Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else _Quiet() as live:
+            for name, event, error in launch(work, slots):
+                if event == "start":
+                    running.add(name)
+                elif event == "end":
+                    running.discard(name)
+                    if error:
+                        failed[name] = error
+                    if not console.is_terminal:
+                        console.print(f"{name}: {error or 'done'}", markup=False, highlight=False, soft_wrap=True)
+                live.update(_table(sweep, running, failed), refresh=True)
+    console.print(_table(sweep, set(), failed)) if not console.is_terminal else None
+    for name, error in failed.items():
+        log = sweep.out / "logs" / f"{name}.log"
+        console.print(f"{name} failed: {error}  (see {log})", markup=False, highlight=False, soft_wrap=True)
+    return list(failed)
+
+
+class _Quiet:
+    """In place of a live table where there is no terminal."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def update(self, *args, **kwargs) -> None:
+        """Nothing to show."""
+
+
+@contextmanager
+def _held(sweep: Sweep) -> Iterator[None]:
+    """Hold the sweep's folder while the block runs, after making sure that it is this sweep's."""
+    try:
+        (sweep.out / "logs").mkdir(parents=True, exist_ok=True)
+        lock = open(sweep.out / ".lock", "w")  # noqa: SIM115, held by the block
+    except OSError as error:
+        raise ValueError(f"{sweep.out} cannot be written ({error}): choose another --out") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process is sweeping into {sweep.out}: choose another --out") from None
+        path = sweep.out / "sweep.json"
+        common = {"common": list(sweep.common), "bench": sweep.bench, "samples": sweep.samples}
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else common | {"grids": [], "points": {}}
+        changed = [f"{k} {shlex.join(map(str, [before[k]] if not isinstance(before[k], list) else before[k]))!r} there"
+                   for k in common if before[k] != common[k]]  # fmt: skip
+        if changed:
+            raise ValueError(
+                f"{sweep.out} holds a sweep with other settings ({'; '.join(changed)}): give the same, or another --out"
+            )
+        record = common | {
+            "grids": list(dict.fromkeys([*before["grids"], *sweep.grids])),
+            "points": before["points"] | {point.name: list(point.flags) for point in sweep.points},
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        }
+        write_whole(path, json.dumps(record, indent=1) + "\n")
+        yield
+
+
+def _missing(sweep: Sweep, point: Point) -> bool:
+    folder = sweep.out / point.name
+    return not RunFolder(folder).final.exists() or (bool(sweep.bench) and not _evaluated(folder))
+
+
+def _evaluated(folder: Path) -> bool:
+    try:
+        return bool(EvalFolder(folder / "eval").finished())
+    except ValueError:
+        return False
+
+
+def _command_line(sweep: Sweep, point: Point) -> list[str]:
+    """A command that runs a point, or goes on with it, and evaluates it: `python -m trapo_analysis.point JSON`."""
+    what = {
+        "folder": str((sweep.out / point.name).absolute()),
+        "log": str((sweep.out / "logs" / f"{point.name}.log").absolute()),
+        "flags": [*sweep.common, *point.flags],
+        "bench": sweep.bench,
+        "samples": sweep.samples,
+    }
+    return [sys.executable, "-P", "-m", "trapo_analysis.point", json.dumps(what)]
+
+
+Event = tuple[str, str, str | None]  # a point's name, "start" | "end" | "tick", its error
+
+
+def _local(work: dict[str, list[str]], slots: list[dict[str, str]]) -> Iterator[Event]:
+    """Run commands in processes of this machine, as many at a time as there are slots (each an environment)."""
+    free, processes = list(slots), []
+
+    def one(command: list[str]) -> str | None:
+        environment = free.pop()
+        process = subprocess.Popen(
+            command, env=os.environ | environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        processes.append(process)
+        said, _ = process.communicate()
+        free.append(environment)
+        return _outcome(process.returncode, said)
+
+    pool = ThreadPoolExecutor(len(slots))
+    try:
+        yield from _events(work, lambda command: pool.submit(one, command), len(slots))
+    finally:
+        for process in processes:
+            if process.poll() is None:  # Ctrl-C, or an error here: a point and all it started
+                os.killpg(process.pid, 9)
+        pool.shutdown(cancel_futures=True)
+
+
+def _events(work: dict[str, list[str]], submit: Callable, slots: int) -> Iterator[Event]:
+    """Submit as many as there are slots, then one more for each that ends."""
+    waiting, running = list(work), {}
+    while waiting or running:
+        while waiting and len(running) < slots:
+            name = waiting.pop(0)
+            running[submit(work[name])] = name
+            yield name, "start", None
+        done, _ = wait(running, timeout=REFRESH, return_when=FIRST_COMPLETED)
+        for future in done:
+            yield running.pop(future), "end", future.result()
+        yield "", "tick", None
+
+
+def _ray(work: dict[str, list[str]], slots: list[dict[str, str]]) -> Iterator[Event]:
+    """Run commands as Ray tasks, on the cluster that RAY_ADDRESS names or a local one; folders must be shared."""
+    try:
+        import ray
+    except ImportError:
+        raise ValueError(
+            "--launcher ray: Ray is not installed; pip install 'trapo[ray]', or --launcher local"
+        ) from None
+    ray.init(
+        ignore_reinit_error=True, log_to_driver=False, num_cpus=None if os.environ.get("RAY_ADDRESS") else len(slots)
+    )
+    gpus = 1 if ray.cluster_resources().get("GPU") else 0
+
+    @ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)
+    def one(command: list[str], environment: dict[str, str]) -> str | None:
+        done = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
+        return _outcome(done.returncode, done.stdout)
+
+    threads = {"OMP_NUM_THREADS": slots[0]["OMP_NUM_THREADS"]}
+    try:
+        yield from _events(work, lambda command: one.remote(command, threads).future(), len(slots))
+    finally:
+        ray.shutdown()
+
+
+def _outcome(code: int, said: str) -> str | None:
+    """None for a point that is done; else its error, in one line."""
+    if code == 0:
+        return None
+    return said.strip().splitlines()[-1] if said.strip() else f"its process ended with exit code {code}"
+
+
+def _slots(jobs: int | None) -> list[dict[str, str]]:
+    """The environment of each of the processes that run at a time."""
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"--jobs {jobs}: give at least 1")
+    gpus = _gpus()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jobs = jobs or max(len(gpus), 1 if gpus else max(cores // 2, 1))
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(cores // jobs, 1))}
+    return [threads | ({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {}) for i in range(jobs)]
+
+
+def _gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    if (listed := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in listed.split(",") if name.strip()]
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True
+        )
+        return done.stdout.split() if done.returncode == 0 else []
+    except OSError:
+        return []
+
+
+# ---------------------------------------------------------------- showing
+
+
+def _table(sweep: Sweep, running: set[str], failed: dict[str, str]) -> Table:
+    """Point, state, step, newest held-out accuracy, evaluation."""
+    table = Table("point", "state", "step", "held-out", sweep.bench or "", box=None, padding=(0, 2, 0, 0))
+    for point in sweep.points:
+        folder = RunFolder(sweep.out / point.name)
+        done = not _missing(sweep, point)
+        state = "done" if done else "failed" if point.name in failed else "runs" if point.name in running else "waits"
+        table.add_row(point.name, state, *_progress(folder, sweep.bench))
+    return table
+
+
+def _progress(folder: RunFolder, bench: str) -> tuple[str, str, str]:
+    step, accuracy, evaluated = "-", "-", "-"
+    try:
+        if records := folder.records("metrics.jsonl"):
+            step = f"{records[-1]['stage']} {records[-1]['step']}/{folder.record()['config']['max_steps']}"
+        if records := folder.records("evals.jsonl"):
+            first = records[-1]["set"] if len(records) == 1 else records[0]["set"]
+            accuracy = f"{[r['reward'] for r in records if r['set'] == first][-1]:.3f} {first}"
+    except (OSError, ValueError, KeyError):
+        pass  # it is being written
+    if bench and _evaluated(folder.path / ""):
+        results = EvalFolder(folder.path / "eval").finished()["results"]
+        name, result = next(iter(results.items()))
+        evaluated = f"{result['avg@n']['value']:.3f} {name}"
+    return step, accuracy, evaluated
+
+
+def dry_run(
+    sweep: Sweep, console: Console, steps_of: Callable[[list[str]], int], jobs: int | None = None
+) -> dict[str, Any]:
+    """Print the points, and what they would cost by a few measured steps of the first; nothing is left behind.
+
+    Args:
+        sweep: what.
+        console: to print to.
+        steps_of: flags of `trapo train` -> steps of the whole run.
+        jobs: points at a time, as in `run`.
+    """
+    slots, missing = len(_slots(jobs)), [point for point in sweep.points if _missing(sweep, point)]
+    for point in sweep.points:
+        state = "to run" if point in missing else "done"
+        console.print(f"{point.name}: {state}: trapo train {shlex.join([*sweep.common, *point.flags])}",
+                      markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+    found: dict[str, Any] = {"points": len(sweep.points), "to run": len(missing)}
+    if missing:
+        found |= _measure(sweep, missing[0])
+        steps, seconds = steps_of([*sweep.common, *missing[0].flags]), found["seconds per step"]
+        found["steps each"] = steps
+        found["hours"] = round(len(missing) * steps * seconds / slots / 3600, 2)
+        console.print(
+            f"{len(missing)} points of {steps} steps; a step takes {seconds:.2f} s and draws "
+            f"{found['tokens per step']:.0f} tokens ({MEASURED_STEPS} steps of {missing[0].name} measured): about "
+            f"{found['hours']} hours with {slots} at a time, evaluations apart",
+            soft_wrap=True,
+        )
+    return found
+
+
+def _measure(sweep: Sweep, point: Point) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        short = ["--max_steps", str(MEASURED_STEPS), "--sft_max_steps", str(MEASURED_STEPS), "--eval_strategy", "no"]
+        flags = [*sweep.common, *point.flags, *short, "--save_strategy", "no"]
+        what = {"folder": f"{folder}/run", "log": f"{folder}/log", "flags": flags, "bench": "", "samples": 1}
+        command = [sys.executable, "-P", "-m", "trapo_analysis.point", json.dumps(what)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | _slots(1)[0])
+        if error := _outcome(done.returncode, done.stdout):
+            raise ValueError(f"{point.name} cannot run: {error}")
+        records = RunFolder(f"{folder}/run").records("metrics.jsonl")
+    return {
+        "seconds per step": median(record["seconds/step"] for record in records),
+        "tokens per step": median(
+            record.get("tokens/rollout", 0.0) + record.get("tokens/aborted", 0.0) for record in records
+        ),
+    }
