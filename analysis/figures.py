@@ -221,6 +221,7 @@ def cost(groups: Sequence[Group]) -> Drawn:
             if len(mine):
                 ax.plot(mine[column], mine[main_set(mine)], "o", color=group.color, label=group.label)
         ax.set(xlabel=label)
+        ax.margins(x=0.1)
         ax.set_xlim(left=0)
     axes[0].set(ylabel="held-out accuracy", ylim=(0, 1.02))
     axes[-1].legend()

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import gather_object
+from torch import Tensor
 from transformers import TrainerCallback
 
+from .expert import ExpertTokens
 from .rollout import Row
 from .run import MARKER, RunFolder, environment, write_whole
 
 if TYPE_CHECKING:
     from .trainer import TRAPOTrainer
+
+DIGITS = 4  # of logged probabilities
 
 
 class StageRecorder(TrainerCallback):
@@ -87,6 +91,8 @@ class RunRecorder(StageRecorder):
         self.job: dict[str, Any] = {}  # names of recipe, model and data, where a command started this
         self.at: tuple[str, int] | None = None  # stage and step that evaluations are recorded under, if not the own
         self._begun = False
+        self._rollout_step = 0
+        self._prefixes: dict[tuple[str, int], dict[str, Any]] = {}
 
     def begin(self, checkpoint: str | None = None) -> None:
         """Start the run's record, or take it up again from `checkpoint`; a second call changes nothing.
@@ -133,6 +139,7 @@ class RunRecorder(StageRecorder):
 
     def record_rollout(self, rows: list[Row], advantages: list[float]) -> None:
         """Count a training rollout of this rank, and write a line per sample of all ranks."""
+        self._rollout_step = self.trainer.state.global_step + 1
         shown = [f"{row.group.prompt_id}:{row.plan.trace}" for row in rows if row.plan.length]
         self.shown.update(gather_object(shown))
         self.samples += sum(gather_object([sum(row.finish != "demonstration" for row in rows)]))
@@ -141,10 +148,39 @@ class RunRecorder(StageRecorder):
             if self._main:
                 self.append("rollouts.jsonl", lines)
 
+    def note_prefixes(self, rows: list[Row], tokens: ExpertTokens, w: Tensor) -> None:
+        """Keep the probability and the weight of each trained expert token, until the end of the step.
+
+        Args:
+            rows: (B,) the samples of a part of the update.
+            tokens: their expert tokens, (B, T).
+            w: their weights, (B, T).
+        """
+        if not (self.trainer.args.log_rollouts and self.trainer.model.training):
+            return
+        p = tokens.logp.detach().exp()
+        for i, row in enumerate(rows):
+            mask = tokens.mask[i].bool()
+            if mask.any() and (row.group.prompt_id, row.index) not in self._prefixes:
+                values = {"p": p[i][mask].tolist(), "w": w[i].detach()[mask].tolist()}
+                line = {"rollout": self._rollout_step, "prompt_id": row.group.prompt_id, "sample": row.index}
+                self._prefixes[row.group.prompt_id, row.index] = line | {
+                    name: [round(x, DIGITS) for x in found] for name, found in values.items()
+                }
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Write what was kept of the expert's tokens; stop the step's clock."""
+        if self.trainer.args.log_rollouts and self.trainer.args.trains_expert_tokens:
+            lines = gather_object(list(self._prefixes.values()))
+            self._prefixes.clear()
+            if self._main and lines:
+                self.append("prefixes.jsonl", [{"step": state.global_step} | line for line in lines])
+        super().on_step_end(args, state, control, **kwargs)
+
     def _line(self, row: Row, advantage: float) -> dict[str, Any]:
         decode = self.trainer._tokenizer.decode
         return {
-            "step": self.trainer.state.global_step + 1,
+            "step": self._rollout_step,
             "prompt_id": row.group.prompt_id,
             "sample": row.index,
             "micro_group": row.plan.micro_group,
@@ -162,6 +198,7 @@ class RunRecorder(StageRecorder):
             "own": decode(row.own_ids),
             "prefix_ids": list(row.prefix_ids),
             "own_ids": list(row.own_ids),
+            "own_logprobs": [round(x, DIGITS) for x in row.own_logprobs],
         }
 
     def on_log(self, args, state, control, logs=None, **kwargs):

@@ -4,6 +4,7 @@
     metrics.jsonl   one line per step
     evals.jsonl     one line per evaluation of a held-out set
     rollouts.jsonl  one line per sample
+    prefixes.jsonl  one line per expert prefix that was trained: each token's probability and weight
     dropped.jsonl   one line per row or expert's trace of the user's own data that is not used, and why
     checkpoints/    to resume from; one without `trapo.json` was not finished and is ignored
     final/          the trained model and its tokenizer, in transformers' format
@@ -26,7 +27,7 @@ from typing import Any
 
 PACKAGES = ("trapo", "torch", "transformers", "trl", "accelerate", "datasets", "math-verify", "numpy")
 DROPPED = "dropped.jsonl"
-LOGS = ("metrics.jsonl", "evals.jsonl", "rollouts.jsonl")
+LOGS = ("metrics.jsonl", "evals.jsonl", "rollouts.jsonl", "prefixes.jsonl")
 MARKER = "trapo.json"  # written last into a checkpoint: it is complete
 STAGES = ("sft", "rl")  # in the order in which a run goes through them
 

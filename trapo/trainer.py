@@ -145,6 +145,7 @@ class TRAPOTrainer(GRPOTrainer):
         output["completion_lengths"] = torch.tensor(
             [len(row.completion_ids) for row in self._rows], device=prefix.device
         )
+        output["row"] = torch.arange(len(self._rows), device=prefix.device)  # TRL shuffles rows
         output["idle"] = without_gradient(
             output["advantages"],
             output["completion_mask"] * output["tool_mask"],
@@ -348,6 +349,7 @@ class TRAPOTrainer(GRPOTrainer):
             loss = loss + self.args.expert_coef * share * reduced
             alpha = self.args.alpha if self.args.expert_weight == "trsft" else None
             self._means[self._mode].add_expert(tokens, w, alpha)
+            self.recorder.note_prefixes([self._rows[i] for i in inputs["row"].tolist()], tokens, w)
         if self.entropy_coef or self.use_adaptive_entropy:
             mask = own_mask + expert_mask if self.args.entropy_on_expert else own_mask
             bonus = (entropy * mask).sum() / self._per_window(inputs["entropy_items"])
