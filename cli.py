@@ -258,6 +258,24 @@ def sweep(
 
 
 @app.command()
+def report(
+    paths: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold them (a sweep).")],
+    out: Annotated[Path, typer.Option(help="The file.")] = Path("report.html"),
+    rollouts: Annotated[int, typer.Option(help="Most samples in its browser.")] = 20_000,
+) -> None:
+    """Write one HTML file about runs: settings, results, curves, figures, rollouts. It needs no network."""
+    with one_line_errors():
+        import shlex
+        import sys
+
+        from trapo_analysis import report as reports
+
+        command = shlex.join(["trapo", *sys.argv[1:]])
+        made = reports.make(paths, out, command, rollouts)
+        typer.echo(f"Report: {made}  ({made.stat().st_size / 2**20:.1f} MiB)")
+
+
+@app.command()
 def compare(
     folders: Annotated[list[Path], typer.Argument(help="Folders of `trapo eval`; the others are held to the first.")],
     out: Annotated[Path, typer.Option(help="Folder for the figures and the numbers.")] = Path("comparison"),

@@ -88,8 +88,9 @@ def find(paths: Iterable[Path]) -> list[Run]:
 
 
 def varying(runs: list[Run]) -> list[str]:
-    """The configuration fields in which the runs differ, besides where they lie and the seed."""
-    apart = {"output_dir", "seed", "data_seed", "run_name", "logging_dir"}
+    """The configuration fields in which the runs differ, besides the seed and what is no part of the method."""
+    apart = {"output_dir", "seed", "data_seed", "run_name", "logging_dir", "do_eval", "report_to", "log_rollouts"}
+    apart |= {f"{what}_{how}" for what in ("eval", "save", "logging") for how in ("strategy", "steps")}
     fields = dict.fromkeys(name for run in runs for name in run.record.get("config", {}))
 
     def value(run, name):

@@ -98,7 +98,10 @@ class Bench:
 def load_benches(settings: Settings) -> list[Bench]:
     """The benchmarks' lm-eval tasks with `settings` over what their files say; ValueError where rows are missing."""
     names = benchmarks.names(settings.bench)
-    from lm_eval.tasks import TaskManager
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        raise ValueError("trapo eval needs lm-eval, which is not installed: pip install 'trapo[evals]'") from None
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     metadata = {

@@ -194,6 +194,7 @@ class RunRecorder(StageRecorder):
             "status": row.status,
             "finish": row.finish,
             "seed": row.seed,
+            "prompt": decode(row.group.prompt_ids),
             "prefix": decode(row.prefix_ids),
             "own": decode(row.own_ids),
             "prefix_ids": list(row.prefix_ids),
