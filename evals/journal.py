@@ -63,7 +63,7 @@ class Wanted:
 
 
 class Journal:
-    """The samples of one evaluation folder, by key.
+    """The samples of one evaluation folder, by key; their tokens' numbers, which are most of it, on the disk only.
 
     A torn last line, of a process that was killed while it wrote, is cut off.
     """
@@ -76,17 +76,21 @@ class Journal:
             whole = content[: content.rfind(b"\n") + 1]
             if whole != content:
                 write_whole(path, whole)
-            self.records = {record["key"]: record for record in read_jsonl(path)}
+            self.records = {record["key"]: _kept(record) for record in read_jsonl(path)}
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def add(self, records: Iterable[dict[str, Any]]) -> None:
         """Append records; they are on the disk when this returns."""
         with open(self.path, "ab") as file:
             for record in records:
-                self.records[record["key"]] = record
+                self.records[record["key"]] = _kept(record)
                 file.write(json.dumps(record).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _kept(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != "ids"}
 
 
 def draw(

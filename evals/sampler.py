@@ -7,7 +7,7 @@ token, and a prompt is rendered once, here, to tokens.
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -31,16 +31,20 @@ class Prompts:
 
     tokenizer: Any
     template: str
+    _known: dict[tuple[str, bool], tuple[int, ...]] = field(default_factory=dict, repr=False)
 
     def ids(self, text: str, chat: bool) -> tuple[int, ...]:
         """Tokens of a prompt: a user's message where `chat`, else text, which the tokenizer's template leaves alone."""
+        if (text, chat) in self._known:
+            return self._known[text, chat]
         if chat and self.template == "tokenizer" and not self.tokenizer.chat_template:
             raise ValueError(
                 "the model's tokenizer has no chat template: choose another with --template, such as raw or "
                 "reference-eval"
             )
         prompt = [{"role": "user", "content": text}] if chat else text
-        return tuple(prompt_ids(prompt, self.tokenizer, self.template))
+        self._known[text, chat] = tuple(prompt_ids(prompt, self.tokenizer, self.template))
+        return self._known[text, chat]
 
     def decode(self, ids: tuple[int, ...]) -> str:
         """Tokens as text, without special tokens."""

@@ -274,7 +274,6 @@ def test_a_server_that_dies_loses_nothing_and_nothing_is_drawn_twice(serve, tmp_
     assert 0 < len(kept) <= 16
     well = serve()
     found = draw(wanted(), engine(well), Journal(journal.path), model="m", sampling=SAMPLING, decode=decode)
-    assert [tuple(record["ids"]) for record in found] == expected()
     assert [record["text"] for record in found] == [decode(ids) for ids in expected()]
     assert sum(well.asked.values()) == 24 - len(kept)
     assert len(journal.path.read_text().splitlines()) == 24
