@@ -126,7 +126,7 @@ def _check_field(name: str) -> None:
 
     known = {"recipe", "model", "data"} | {f.name for f in fields(TRAPOConfig)} - {"output_dir", "seed"}
     if name not in known:
-        close = get_close_matches(name, known, n=1)
+        close = get_close_matches(name, known, n=1) if name != "seed" else []
         raise ValueError(f"{name!r} cannot be swept{f': did you mean {close[0]!r}?' if close else ''} (seeds: --seeds)")
 
 

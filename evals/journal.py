@@ -16,7 +16,7 @@ from typing import Any
 from trapo.engines.base import Engine, Request, Sample, Sampling
 from trapo.run import read_jsonl, write_whole
 
-WEIGHTS = ("*.safetensors", "*.gguf", "*.bin", "config.json")
+WEIGHTS = ("*.safetensors", "*.gguf", "pytorch_model*.bin", "config.json")
 
 
 def digest(*parts: Any, size: int = 8) -> str:

@@ -1,0 +1,141 @@
+"""Sweeps: grids, real runs of the world, kills, failing points, two sweeps in a folder."""
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from trapo.run import RunFolder
+from trapo_analysis import sweep as sweeps
+from trapo_analysis.runs import find
+from trapo_cli.cli import app
+
+TRAPO = Path(sys.executable).with_name("trapo")
+SHORT = (
+    "--max_steps",
+    "2",
+    "--per_device_train_batch_size",
+    "16",
+    "--max_completion_length",
+    "24",
+    "--save_steps",
+    "1",
+)
+
+
+def run(out, grids, seeds=1, common=SHORT, bench="", **kwargs):
+    """The points that failed, and what was printed."""
+    text = io.StringIO()
+    points = sweeps.points(grids, range(seeds))
+    sweep = sweeps.Sweep(points, tuple(common), bench, 2, out, list(grids))
+    return sweeps.run(sweep, Console(file=text, width=140), **kwargs), text.getvalue()
+
+
+def test_grids():
+    names = [point.name for point in sweeps.points(["alpha"], range(2))]
+    assert names == [f"alpha={a},seed={s}" for a in ("0.01", "0.03", "0.1", "0.3", "1") for s in (0, 1)]
+    crossed = sweeps.points(["recipe=grpo,trapo", "prefix_ratios=0+0.2+0.5+1"], [3])
+    assert crossed[0] == sweeps.Point(
+        "recipe=grpo,prefix_ratios=0+0.2+0.5+1,seed=3",
+        ("--recipe", "grpo", "--prefix_ratios", "0", "0.2", "0.5", "1", "--seed", "3"),
+    )
+    assert len(sweeps.points(["methods"], [0])) == 16 and len(sweeps.points(["prefix"], [0])) == len(sweeps.PREFIXES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give a grid: alpha, prefix, methods, or FIELD=a,b,c"),
+        (["beta"], "'beta' is no grid"),
+        (["alfa=1"], "'alfa' cannot be swept: did you mean 'alpha'?"),
+        (["seed=1,2"], "'seed' cannot be swept (seeds: --seeds)"),
+        (["alpha=0.1,0.1"], "give each value once"),
+        (["alpha=0.1,7"], "alpha is 7.0, but it bounds a token's probability"),
+        (["recipe=trapo,nope"], "recipe 'nope' is unknown"),
+        (["alpha", "--launcher", "slurm"], "--launcher slurm: choose local or ray"),
+        (["alpha", "--jobs", "0"], "--jobs 0: give at least 1"),
+        (["alpha", "--max_stepz", "3"], "unknown option '--max_stepz': did you mean 'max_steps'?"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_run(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["sweep", *arguments], prog_name="trapo")
+    assert done.exit_code == 2 and message in done.output and done.output.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_prefix_setting_is_a_valid_configuration():
+    from trapo_cli.cli import settings_of_flags
+
+    found = [settings_of_flags(list(point.flags)).micro_groups() for point in sweeps.points(["prefix"], [0])]
+    assert len(set(found)) == len(sweeps.PREFIXES) and all(groups.group_size == 8 for groups in found)
+
+
+def test_points_run_resume_and_fail_by_themselves(tmp_path):
+    out = tmp_path / "s"
+    failed, printed = run(out, ["alpha=0.1,1"], jobs=2)
+    assert failed == [] and "alpha=0.1,seed=0: done" in printed and "rl 2/2" in printed
+    runs = find([out])
+    assert [(r.name, r.alpha, r.finished) for r in runs] == [
+        ("alpha=0.1,seed=0", 0.1, True),
+        ("alpha=1,seed=0", 1.0, True),
+    ]
+    times = {path: path.stat().st_mtime_ns for path in out.glob("*/final/*")}
+    # A second sweep in the same folder: what is there is not run again; a point that was begun goes on.
+    begun = shutil.copytree(out / "alpha=0.1,seed=0", out / "alpha=0.3,seed=0")
+    shutil.rmtree(begun / "final")
+    record = json.loads((begun / "run.json").read_text())
+    record["config"]["alpha"] = 0.7  # not what the sweep asks of it
+    (begun / "run.json").write_text(json.dumps(record))
+    failed, printed = run(out, ["alpha=0.3,1,0.03"], jobs=1)
+    assert failed == ["alpha=0.3,seed=0"]
+    assert (
+        "alpha=0.3,seed=0 failed: error: " in printed and "begun with another configuration: alpha was 0.7" in printed
+    )
+    assert RunFolder(out / "alpha=0.03,seed=0").final.exists()  # the others went on
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    shutil.rmtree(begun)
+    assert run(out, ["alpha=0.3,1,0.03"], jobs=1)[0] == []
+    saved = json.loads((out / "sweep.json").read_text())
+    assert saved["grids"] == ["alpha=0.1,1", "alpha=0.3,1,0.03"] and len(saved["points"]) == 4
+    with pytest.raises(ValueError, match="holds a sweep with other settings"):
+        run(out, ["alpha=0.1"], common=("--max_steps", "3"))
+
+
+def test_a_killed_sweep_goes_on_to_the_same_runs(tmp_path):
+    grid = ["sweep", "alpha=0.1,1", "--seeds", "1", "--jobs", "1", "--bench", "world_facts", "--samples", "2"]
+    command = [str(part) for part in (TRAPO, *grid, *SHORT)]
+    assert subprocess.run([*command, "--out", tmp_path / "whole"], timeout=300).returncode == 0
+    process = subprocess.Popen([*command, "--out", tmp_path / "killed"], start_new_session=True)
+    first = tmp_path / "killed" / "alpha=0.1,seed=0" / "checkpoints" / "checkpoint-1" / "trapo.json"
+    while not first.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    # The point has a session of its own and outlives this: the next sweep must wait for it, not write beside it.
+    assert not (tmp_path / "killed" / "alpha=1,seed=0").exists()
+    assert subprocess.run([*command, "--out", tmp_path / "killed"], timeout=300).returncode == 0
+    assert (tmp_path / "killed" / "logs" / "alpha=0.1,seed=0.log").read_text().count("$ trapo train") == 1
+    for path in (tmp_path / "whole").rglob("*"):
+        if path.name in ("model.safetensors", "rollouts.jsonl", "graded.jsonl") and "checkpoints" not in str(path):
+            assert path.read_bytes() == (tmp_path / "killed" / path.relative_to(tmp_path / "whole")).read_bytes()
+
+
+def test_dry_run_measures_a_step_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["sweep", "alpha=0.1,1", "--seeds", "1", "--dry-run", *SHORT], prog_name="trapo")
+    assert done.exit_code == 0, done.output
+    assert "alpha=1,seed=0: to run: trapo train" in done.output
+    assert re.search(r"2 points of 2 steps; a step takes \d+\.\d\d s and draws \d+ tokens", done.output)
+    assert list(tmp_path.iterdir()) == []
