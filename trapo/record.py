@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import TrainerCallback
 
+from .card import write_card
 from .expert import ExpertTokens
 from .rollout import Row
 from .run import MARKER, RunFolder, environment, write_whole
@@ -51,12 +52,14 @@ class StageRecorder(TrainerCallback):
             state = {"stage": self.stage, "step": self.trainer.state.global_step, "samples": self.samples}
             write_whole(checkpoint / MARKER, json.dumps(state | {"shown": sorted(self.shown)}))
 
-    def save_model(self, target: Path, mark: bool = False) -> None:
-        """Save model and tokenizer as a folder that appears whole or not at all."""
+    def save_model(self, target: Path, mark: bool = False, card: bool = False) -> None:
+        """Save model and tokenizer as a folder that appears whole or not at all; with `card`, a model card in it."""
         temporary = target.with_name(f".{target.name}")
         self.trainer.save_model(temporary)
         if mark:
             self.mark(temporary)
+        if card and self._main:
+            write_whole(temporary / "README.md", write_card(self.folder))
         self.trainer.accelerator.wait_for_everyone()  # every process may have written a part
         if self._main:
             os.replace(temporary, target)

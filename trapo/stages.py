@@ -63,7 +63,7 @@ def train(job: Job, config: TRAPOConfig, *, resume: bool = False, console: Conso
     if "rl" in config.stages:
         _run(trainer, point if point != folder.sft else None, over)
         _evaluate(trainer, job, "rl", trainer.state.global_step)
-    trainer.recorder.save_model(folder.final)
+    trainer.recorder.save_model(folder.final, card=True)
     if main:
         print_summary(folder, console)
     return folder
