@@ -33,28 +33,35 @@ def rows(
     Args:
         benchmark: its name.
         data_dir: local files, see `load`; by default the environment variable TRAPO_DATA_DIR.
-        request: whether a mathematical problem is followed by `REQUEST`; False where a template already asks for it.
+        request: whether a problem without choices, the world's excepted, is followed by `REQUEST`; False where a
+            template already asks for it.
         choice_seed: of the choices' order.
         check: see `load`.
     """
     from datasets import Dataset
 
     questions = load(benchmark, data_dir or os.environ.get("TRAPO_DATA_DIR") or None, seed=choice_seed, check=check)
-    end = f"\n\n{REQUEST}" if request and BENCHMARKS[benchmark].kind == "math" else ""
-    docs = [{"id": q.id, "prompt": q.prompt + end, "answer": q.answer} for q in questions]
+    end = f"\n\n{REQUEST}" if request and BENCHMARKS[benchmark].kind != "world" else ""
+    # With choices the prompt itself asks for a letter.
+    docs = [{"id": q.id, "prompt": q.prompt + (not q.choices) * end, "answer": q.answer} for q in questions]
     return {"test": Dataset.from_list(docs)}
 
 
 def algebra(doc: dict, results: list[list[str]]) -> dict[str, float]:
     """`process_results` of mathematics and the world: see `shares`."""
     (samples,) = results  # one request; all its samples, since no filter drops any
-    return shares([verdict.status for verdict in _grader().grade(samples, [doc["answer"]] * len(samples))])
+    return shares(verdicts(samples, doc["answer"]))
 
 
 def letter(doc: dict, results: list[list[str]]) -> dict[str, float]:
     """`process_results` where there are choices: see `shares`."""
     (samples,) = results
     return shares([letter_status(text, doc["answer"]) for text in samples])
+
+
+def verdicts(texts: Sequence[str], gold: str) -> list[str]:
+    """Statuses of one question's texts, graded by algebra."""
+    return [verdict.status for verdict in _grader().grade(texts, [gold] * len(texts))]
 
 
 def letter_status(text: str, gold: str) -> str:
