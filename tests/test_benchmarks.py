@@ -157,6 +157,14 @@ def test_every_layout_and_file_gives_the_same_questions(tmp_path):
     assert len({q.id for q in found[0]}) == 30
 
 
+def test_jsonl_as_others_write_it(tmp_path):
+    """A byte order mark, Windows line ends, empty lines, and a line separator within a problem."""
+    text = '\ufeff{"problem": "a\u2028b", "answer": 1}\r\n\r\n{"problem": "c", "answer": [1, "2"]}\r\n'
+    (tmp_path / "aime24.jsonl").write_bytes(text.encode())
+    found = load("aime24", tmp_path, check=False)
+    assert [(q.problem, q.answer) for q in found] == [("a\u2028b", "1"), ("c", "1, 2")]
+
+
 def test_ids_are_of_what_is_said_and_questions_asked_twice_are_kept_where_the_count_is_right(tmp_path):
     rows = [*STAND_IN[:29], STAND_IN[3] | {"problem": "What is  3 +\n1?"}]
     questions = load("aime24", write(tmp_path / "aime24.jsonl", rows), check=False)
@@ -567,7 +575,8 @@ def test_what_the_model_is_asked_and_how(stand_ins, world_rows):
     assert other.prompts != seeded.prompts
 
 
-def test_a_problem_that_holds_its_choices_is_followed_by_the_request(tmp_path):
+def test_a_problem_that_holds_its_choices_is_followed_by_the_request(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAPO_DATA_DIR", str(tmp_path / "no"))  # the metadata's folder goes first
     write(tmp_path / "arc_c.jsonl", [{"problem": "Which? (A) iron (B) neon", "answer": "B"}])
     _, model = evaluate(boxed, ["trapo_arc_c"], manager(tmp_path, check=False))
     request = "Please reason step by step, and put your final answer within \\boxed{}."
