@@ -7,11 +7,13 @@ Rows come from a local folder or from the hub, in any of these layouts, told apa
 """
 
 import json
+import logging
 import string
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b, sha256
 from pathlib import Path
@@ -164,7 +166,8 @@ def load(benchmark: str | Benchmark, data_dir: str | Path | None = None, seed: i
             verified is only warned about.
 
     Raises:
-        ValueError: no rows, or others than the benchmark's, or of an unknown layout.
+        ValueError: no such benchmark or folder; no rows, or others than the benchmark's, or of an unknown layout; a hub
+            out of reach, or one that wants its terms accepted first.
     """
     benchmark = _named(benchmark) if isinstance(benchmark, str) else benchmark
     name, path = benchmark.name, _find(benchmark.name, data_dir)
@@ -175,6 +178,8 @@ def load(benchmark: str | Benchmark, data_dir: str | Path | None = None, seed: i
     else:
         source, rows = f"{benchmark.hub_id} on the hub", _read_hub(benchmark)
     questions = _questions(benchmark, rows, source, seed)
+    if not questions:
+        raise ValueError(f"{name}: {source} has no rows")
     found, n = content_hash(questions), len(questions)
     remedy = "take the benchmark's own rows, or score these all the same with check=False"
     if check and n not in (benchmark.rows or [n]):
@@ -221,7 +226,7 @@ def _find(name: str, data_dir: str | Path | None) -> Path | None:
     if data_dir is None:
         return None
     if not Path(data_dir).is_dir():
-        raise ValueError(f"--data-dir {data_dir} is no folder: give the one that holds {name}.parquet or {name}.jsonl")
+        raise ValueError(f"the data folder {data_dir} is none: give the one that holds {name}.parquet or {name}.jsonl")
     files = [f"{stem}.{kind}" for stem in (name, f"valid.{name}") for kind in ("parquet", "jsonl")]
     files += [COMBINED] * (name in GROUPS["math"])
     return next((path for path in (Path(data_dir, file) for file in files) if path.is_file()), None)
@@ -230,13 +235,18 @@ def _find(name: str, data_dir: str | Path | None) -> Path | None:
 def _read_file(benchmark: Benchmark, path: Path) -> list[Row]:
     import pyarrow.parquet as pq  # here, so that `--help` need not wait for it
 
+    where = ""
     try:
         if path.suffix == ".parquet":
             rows = pq.read_table(path).to_pylist()
         else:
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+            rows, text = [], path.read_text(encoding="utf-8-sig")
+            for number, line in enumerate(text.split("\n"), 1):  # not splitlines: problems may hold U+2028
+                if line.strip():
+                    where = f", line {number}"
+                    rows.append(json.loads(line))
     except (OSError, ValueError) as error:  # pyarrow's errors are of these kinds
-        raise ValueError(f"{benchmark.name}: {path} cannot be read: {_said(error)}") from error
+        raise ValueError(f"{benchmark.name}: {path}{where} cannot be read: {_said(error)}") from error
     if path.name != COMBINED:
         return rows
     sources = sorted({str(row.get("data_source")) for row in rows})
@@ -252,33 +262,60 @@ def _read_hub(benchmark: Benchmark) -> Iterable[Row]:
     name, files = benchmark.name, f"put {benchmark.name}.parquet or .jsonl into a folder and give it as --data-dir"
     if benchmark.hub_id is None:
         raise ValueError(f"{name}: its rows come from `trapo eval`; elsewhere, {files}")
-    import datasets
-    from huggingface_hub.utils import logging
+    from datasets import load_dataset
 
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()  # of a hub out of reach our own line says enough
     try:
-        how = {"split": benchmark.split, "revision": benchmark.revision}
-        return datasets.load_dataset(benchmark.hub_id, benchmark.config, **how)
-    except Exception as error:  # datasets raises many kinds, for a gated set as for a hub out of reach
-        which = f"{benchmark.hub_id} (revision {benchmark.revision})"
-        if _is_gated(error):
-            terms = f"accept its terms at https://huggingface.co/datasets/{benchmark.hub_id} and set HF_TOKEN"
-            raise ValueError(f"{name}: {which} is gated: {terms}; or {files}") from error
-        raise ValueError(f"{name}: {which} cannot be loaded from the hub: {_said(error)}; {files}") from error
+        with _one_attempt():
+            return load_dataset(benchmark.hub_id, benchmark.config, split=benchmark.split, revision=benchmark.revision)
+    except Exception as error:  # datasets raises many kinds
+        reason = _reason(error, benchmark.hub_id)
+        raise ValueError(f"{name}: {benchmark.hub_id} (revision {benchmark.revision}) {reason}; or {files}") from error
+
+
+@contextmanager
+def _one_attempt() -> Iterator[None]:
+    """Offline where the hub does not answer, and no log lines: our one error says it all.
+
+    The libraries would try each request six times, for 20 seconds, and warn each time. Offline they look in their
+    cache at once.
+    """
+    import datasets.config
+    from httpx import TransportError
+    from huggingface_hub import constants, get_session
+
+    loggers = [logging.getLogger(library) for library in ("huggingface_hub", "datasets")]
+    before = [logger.level for logger in loggers], datasets.config.HF_HUB_OFFLINE
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            get_session().head(constants.ENDPOINT, timeout=10)  # whatever it answers, it is there
+        except (ConnectionError, TransportError):  # the former where HF_HUB_OFFLINE forbids to ask
+            datasets.config.HF_HUB_OFFLINE = True
+        yield
     finally:
-        logging.set_verbosity(before)
+        for logger, level in zip(loggers, before[0], strict=True):
+            logger.setLevel(level)
+        datasets.config.HF_HUB_OFFLINE = before[1]
 
 
-def _is_gated(error: BaseException | None) -> bool:
+def _reason(error: BaseException, hub_id: str) -> str:
+    """Why the hub gave no rows, and what to do."""
+    from httpx import TransportError
     from huggingface_hub.errors import GatedRepoError
 
-    while error is not None and not isinstance(error, GatedRepoError):
-        error = error.__cause__ or error.__context__
-    return error is not None
+    chain: list[BaseException | None] = [error]
+    while (last := chain[-1]) is not None:
+        chain.append(last.__cause__ or last.__context__)
+    # Of a gated set datasets 5.2 leaves only the words: it raises its error `from None`, out of another's handler.
+    if any(isinstance(e, GatedRepoError) for e in chain) or "is a gated dataset" in str(error):
+        return f"is gated: accept its terms at https://huggingface.co/datasets/{hub_id} and set HF_TOKEN"
+    if any(isinstance(e, ConnectionError | TransportError) for e in chain):
+        return "is not cached, and the hub is out of reach: try again with a connection and without HF_HUB_OFFLINE"
+    return f"cannot be loaded from the hub: {_said(error)}"
 
 
-def _said(error: Exception) -> str:
+def _said(error: Exception | str) -> str:
     return shorten(" ".join(str(error).split()), 200)
 
 
@@ -298,19 +335,24 @@ def _questions(benchmark: Benchmark, rows: Iterable[Row], source: str, seed: int
 def _question(benchmark: Benchmark, row: Row, where: str, seed: int) -> Question:  # its id is still to come
     try:
         problem, right, choices = _cells(benchmark, row)
-        choices = shuffled({text.strip() for text in choices}, seed, problem)
+        choices = {text.strip() for text in choices}
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         columns = shorten(", ".join(map(str, row)), 200) if isinstance(row, Mapping) else type(row).__name__
         known = "give problem and answer, the papers' prompt and reward_model, or the hub's columns"
-        raise ValueError(f"{benchmark.name}: {where} has {columns}, and {error!r} was missed: {known}") from error
-    if not isinstance(problem, str) or not problem.strip() or right is None or right != right:
+        raise ValueError(f"{benchmark.name}: {where} has {columns}, but {_said(repr(error))}: {known}") from error
+    nothing = right is None or right != right or not gold_text(right)
+    if not isinstance(problem, str) or not problem.strip() or nothing:
         raise ValueError(f"{benchmark.name}: {where} has the problem {problem!r} and the answer {right!r}: give both")
     if not choices:
         whole = isinstance(right, float) and right.is_integer()  # the hub has AMC's answers as 27.0
-        return Question("", problem, gold_text(int(right) if whole else right))
+        gold = gold_text(int(right) if whole else right)
+        if benchmark.kind == "choice" and gold not in tuple(LETTERS):
+            raise ValueError(f"{benchmark.name}: {where} has no choices and the answer {gold!r}: give a letter, A to J")
+        return Question("", problem, gold)
     if not 2 <= len(choices) <= len(LETTERS):
         raise ValueError(f"{benchmark.name}: {where} has {len(choices)} choices: give 2 to {len(LETTERS)}")
-    return Question("", problem.strip(), LETTERS[choices.index(right.strip())], tuple(choices))
+    shown = shuffled(choices, seed, problem)
+    return Question("", problem.strip(), LETTERS[shown.index(right.strip())], tuple(shown))
 
 
 def _cells(benchmark: Benchmark, row: Row) -> Cells:

@@ -31,15 +31,17 @@ def rows(
     Args:
         benchmark: its name.
         data_dir: local files, see `load`; by default the environment variable TRAPO_DATA_DIR.
-        request: whether a mathematical problem is followed by `REQUEST`; False where a template already asks for it.
+        request: whether a problem without choices, the world's excepted, is followed by `REQUEST`; False where a
+            template already asks for it.
         choice_seed: of the choices' order.
         check: see `load`.
     """
     from datasets import Dataset
 
     questions = load(benchmark, data_dir or os.environ.get("TRAPO_DATA_DIR") or None, seed=choice_seed, check=check)
-    end = f"\n\n{REQUEST}" if request and BENCHMARKS[benchmark].kind == "math" else ""
-    docs = [{"id": q.id, "prompt": q.prompt + end, "answer": q.answer} for q in questions]
+    end = f"\n\n{REQUEST}" if request and BENCHMARKS[benchmark].kind != "world" else ""
+    # With choices the prompt itself asks for a letter.
+    docs = [{"id": q.id, "prompt": q.prompt + (not q.choices) * end, "answer": q.answer} for q in questions]
     return {"test": Dataset.from_list(docs)}
 
 
