@@ -245,16 +245,24 @@ def sweep(
             raise ValueError(f"--seeds {seeds}, --samples {samples}: give at least 1 of each")
         points = sweeps.points(grids, range(seed, seed + seeds))
         folder = out or Path("sweeps") / "-".join(grid.replace("=", "_").replace(",", "_") for grid in grids)
-        what = sweeps.Sweep(points, tuple(common), bench, samples, folder, grids)
+        named, _ = parse_names(common)
+        same = named.data == "world" and not any(grid.startswith(("model=", "data=")) for grid in grids)
+        base = named.model if same else None  # elsewhere it would be asked other questions than the runs
+        what = sweeps.Sweep(points, tuple(common), bench, samples, folder, grids, base)
         for point in points:
             settings_of_flags([*common, *point.flags])  # what is wrong with any of them is said before any runs
         if dry_run:
             sweeps.dry_run(what, Console(), lambda flags: settings_of_flags(flags).max_steps, jobs)
             return
         with interruptible("the same command goes on"):
-            if sweeps.run(what, Console(), jobs, launcher):
+            failed = sweeps.run(what, Console(), jobs, launcher)
+            if any(path.is_dir() for path in folder.glob("*/final")):
+                from trapo_analysis import report as reports
+
+                made = reports.make([folder], folder / "report.html", command_line())
+                typer.echo(f"Sweep: {folder}  (report: {made}; figures/)")
+            if failed:
                 raise typer.Exit(1)
-        typer.echo(f"Sweep: {folder}  (trapo report {folder})")
 
 
 @app.command()
@@ -265,13 +273,9 @@ def report(
 ) -> None:
     """Write one HTML file about runs: settings, results, curves, figures, rollouts. It needs no network."""
     with one_line_errors():
-        import shlex
-        import sys
-
         from trapo_analysis import report as reports
 
-        command = shlex.join(["trapo", *sys.argv[1:]])
-        made = reports.make(paths, out, command, rollouts)
+        made = reports.make(paths, out, command_line(), rollouts)
         typer.echo(f"Report: {made}  ({made.stat().st_size / 2**20:.1f} MiB)")
 
 
@@ -309,8 +313,22 @@ def resolve(recipe: str, model: str, data: str, config: Path | None, flags: list
     return launch.resolve_config(recipe, layers, config, flags)
 
 
+def command_line() -> str:
+    """The command that is running."""
+    import shlex
+    import sys
+
+    return shlex.join(["trapo", *sys.argv[1:]])
+
+
 def settings_of_flags(flags: list[str]):
     """The configuration that `trapo train FLAGS` trains with; ValueError as there."""
+    named, rest = parse_names(flags)
+    return resolve(named.recipe, named.model, named.data, named.config, [*rest, "--output_dir", "runs/none"])
+
+
+def parse_names(flags: list[str]):
+    """The names among the flags of `trapo train` (recipe, model, data, eval_data, config), and the other flags."""
     import argparse
 
     parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False, add_help=False)
@@ -318,10 +336,9 @@ def settings_of_flags(flags: list[str]):
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", default=default)
     parser.add_argument("--config", type=Path)
     try:
-        named, rest = parser.parse_known_args(flags)
+        return parser.parse_known_args(flags)
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from None
-    return resolve(named.recipe, named.model, named.data, named.config, [*rest, "--output_dir", "runs/none"])
 
 
 def world_settings(recipe: str) -> dict:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from trapo.figure import METHOD_COLORS, METHOD_LABELS, new_figure, save_figure, style
+from trapo.figure import METHOD_COLORS, METHOD_DASHES, METHOD_LABELS, new_figure, save_figure, style
 from trapo.interval import wilson
 
 from .groups import PALETTE, Group, mean_interval
-from .runs import held_out, results, steps, varying
+from .runs import base_evaluation, held_out, results, steps, varying
 
 SMOOTH = 7  # steps of the running mean, stated in the caption
 COSTS = {
@@ -196,6 +196,12 @@ def pass_at_k(groups: Sequence[Group]) -> Drawn:
     if not curves:
         return None
     fig, ax = new_figure(columns=1, height=2.4)
+    if (base := base_evaluation([run for group in groups for run in group.runs])) is not None:
+        before = next(iter(base["results"].values())).get("pass@k")
+        if before:
+            line = {"color": METHOD_COLORS["base"], "linestyle": METHOD_DASHES["base"], "label": "base model"}
+            ax.plot(before["ks"], before["value"], marker="o", **line)
+            ax.fill_between(before["ks"], before["low"], before["high"], color=line["color"], alpha=0.15, linewidth=0)
     for label, (group, _, members) in curves.items():
         ks = members[0]["ks"]
         values = np.array([curve["value"] for curve in members if curve["ks"] == ks])
@@ -206,7 +212,7 @@ def pass_at_k(groups: Sequence[Group]) -> Drawn:
     ax.minorticks_off()
     ax.set(xlabel="k samples", ylabel=f"pass@k, {next(iter(curves.values()))[1]}", ylim=(0, 1.02))
     ax.legend()
-    return fig, {"bands": "lowest to highest seed"}
+    return fig, {"bands": "lowest to highest seed; of the base 95% over questions"}
 
 
 def cost(groups: Sequence[Group]) -> Drawn:

@@ -20,7 +20,8 @@ def main(what: dict[str, Any]) -> int:
     """Run what is missing of a point; the exit code.
 
     Args:
-        what: `folder` of the run, `log`, `flags` of `trapo train`, `bench` and `samples` of `trapo eval` ("" for none).
+        what: `folder` of the run, `log`, `flags` of `trapo train`, `bench` and `samples` of `trapo eval` ("" for none);
+            with `model`, that is evaluated and nothing trained.
     """
     log = Path(what["log"])
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -28,13 +29,15 @@ def main(what: dict[str, Any]) -> int:
         # A point of a sweep that was killed may still be at it: wait for it. Its commands hold the lock too.
         fcntl.flock(output, fcntl.LOCK_EX)
         folder = RunFolder(what["folder"])
-        if not folder.final.exists():
+        evaluation = folder.path / "eval"
+        model = what.get("model") or str(folder.final)
+        if not (what.get("model") or folder.final.exists()):
             resume = ["--resume"] if folder.has_run() else []
             if code := _run(["train", *what["flags"], "--output_dir", what["folder"], *resume], output):
                 return code
         if what["bench"]:
             flags = ["--bench", what["bench"], "--samples", str(what["samples"]), "--temperature", "1"]
-            flags += ["--model", str(folder.final), "--out", str(folder.path / "eval")]
+            flags += ["--model", model, "--out", str(evaluation)]
             return _run(["eval", *flags], output)
     return 0
 

@@ -6,7 +6,6 @@ import hashlib
 import html
 import json
 import math
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -49,7 +48,7 @@ def make(paths: Sequence[Path], out: Path, command: str, rollouts: int = 20_000)
 
     Args:
         paths: runs, or folders of runs.
-        out: the HTML file.
+        out: the HTML file; its figures are also written beside it, into `figures`.
         command: the command line that makes it.
         rollouts: most samples in its browser; where there are more, whole prompts are left out, the same in every run.
 
@@ -60,6 +59,7 @@ def make(paths: Sequence[Path], out: Path, command: str, rollouts: int = 20_000)
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise ValueError(f"--out {out}: give a file in a folder that exists")
     together = groups(runs)
+    pictures = figures.draw(together, out.with_name("figures"), command)
     page = {
         "command": command,
         "methods": [{"label": group.label, "color": group.color, "runs": len(group.runs)} for group in together],
@@ -69,7 +69,7 @@ def make(paths: Sequence[Path], out: Path, command: str, rollouts: int = 20_000)
         "first": together[0].label,
         "curves": _curves(together),
         "ledger": [_ledger(group) for group in together],
-        "figures": _figures(together, command),
+        "figures": [_embedded(name, path) for name, path in pictures.items()],
         "rollouts": _rollouts(together, rollouts),
         "evaluations": _evaluations(runs),
     }
@@ -150,18 +150,10 @@ def _evaluations(runs: list[Run]) -> list[dict[str, Any]]:
     return evaluations(runs).to_dict("records")
 
 
-def _figures(together: Sequence[Group], command: str) -> list[dict[str, str]]:
-    with tempfile.TemporaryDirectory() as folder:
-        made = figures.draw(together, Path(folder), command)
-        return [
-            {
-                "name": name,
-                "title": TITLES[name],
-                "png": base64.b64encode(path.read_bytes()).decode(),
-                "pdf": base64.b64encode(path.with_suffix(".pdf").read_bytes()).decode(),
-            }
-            for name, path in made.items()
-        ]
+def _embedded(name: str, path: Path) -> dict[str, str]:
+    """A figure's files as text."""
+    kinds = {kind: path.with_suffix(f".{kind}").read_bytes() for kind in ("png", "pdf")}
+    return {"name": name, "title": TITLES[name]} | {k: base64.b64encode(v).decode() for k, v in kinds.items()}
 
 
 # ---------------------------------------------------------------- rollouts

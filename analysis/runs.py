@@ -67,6 +67,16 @@ class Run:
             return None
 
 
+def base_evaluation(runs: list[Run]) -> dict[str, Any] | None:
+    """The evaluation of the model before training that a sweep leaves beside its runs; None where there is none."""
+    for parent in dict.fromkeys(run.folder.path.parent for run in runs):
+        try:
+            return EvalFolder(parent / "base" / EVAL).finished()
+        except ValueError:
+            continue
+    return None
+
+
 def find(paths: Iterable[Path]) -> list[Run]:
     """The runs in folders: each path is a run, or holds runs one or two levels below (a sweep).
 

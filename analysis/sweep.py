@@ -2,6 +2,7 @@
 
     OUT/sweep.json             the grids that were asked for, and what all points have in common
     OUT/alpha=0.1,seed=0/      a run folder, and in its `eval` what `trapo eval` leaves
+    OUT/base/eval              the evaluation of the model before training
     OUT/logs/...               what each point's processes printed
 
 Points run in processes of their own, on this machine or through Ray. A point that is finished is not run again and one
@@ -45,6 +46,7 @@ PREFIXES = {
     "small first group": {"micro_group_sizes": "2 2 2 2"},
 }
 NAMED = ("alpha", "prefix", "methods")
+BASE = "base"  # the folder with the evaluation of the model before training
 MEASURED_STEPS = 4  # of the dry run
 REFRESH = 1.0  # seconds
 
@@ -67,6 +69,8 @@ class Sweep:
         bench: what `trapo eval` is given for each finished point; "" for no evaluation.
         samples: of each question of it.
         out: the folder.
+        grids: as the user gave them, for the record.
+        base: the model before training, which is evaluated too; None where the points begin with different ones.
     """
 
     points: list[Point]
@@ -75,6 +79,7 @@ class Sweep:
     samples: int
     out: Path
     grids: list[str] = field(default_factory=list)
+    base: str | None = None
 
 
 def points(grids: Sequence[str], seeds: Sequence[int]) -> list[Point]:
@@ -157,6 +162,8 @@ def run(
     slots = _slots(jobs)
     with _held(sweep):
         work = {point.name: _command_line(sweep, point) for point in sweep.points if _missing(sweep, point)}
+        if sweep.base and sweep.bench and not _evaluated(sweep.out / BASE):
+            work[BASE] = _command_line(sweep, Point(BASE, ()), model=sweep.base)
         launch = {"local": _local, "ray": _ray}[launcher]
         failed: dict[str, str] = {}
         running: set[str] = set()
@@ -234,14 +241,18 @@ def _evaluated(folder: Path) -> bool:
         return False
 
 
-def _command_line(sweep: Sweep, point: Point) -> list[str]:
-    """A command that runs a point, or goes on with it, and evaluates it: `python -m trapo_analysis.point JSON`."""
+def _command_line(sweep: Sweep, point: Point, model: str | None = None) -> list[str]:
+    """A command that runs a point, or goes on with it, and evaluates it: `python -m trapo_analysis.point JSON`.
+
+    With `model`, that is evaluated in the point's place, and nothing is trained.
+    """
     what = {
         "folder": str((sweep.out / point.name).absolute()),
         "log": str((sweep.out / "logs" / f"{point.name}.log").absolute()),
         "flags": [*sweep.common, *point.flags],
         "bench": sweep.bench,
         "samples": sweep.samples,
+        "model": model,
     }
     return [sys.executable, "-P", "-m", "trapo_analysis.point", json.dumps(what)]
 

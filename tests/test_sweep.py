@@ -126,6 +126,8 @@ def test_a_killed_sweep_goes_on_to_the_same_runs(tmp_path):
     # The point has a session of its own and outlives this: the next sweep must wait for it, not write beside it.
     assert not (tmp_path / "killed" / "alpha=1,seed=0").exists()
     assert subprocess.run([*command, "--out", tmp_path / "killed"], timeout=300).returncode == 0
+    for name in ("report.html", "figures/accuracy.png", "figures/pass_at_k.png", "base/eval/eval.json"):
+        assert (tmp_path / "killed" / name).exists()
     assert (tmp_path / "killed" / "logs" / "alpha=0.1,seed=0.log").read_text().count("$ trapo train") == 1
     for path in (tmp_path / "whole").rglob("*"):
         if path.name in ("model.safetensors", "rollouts.jsonl", "graded.jsonl") and "checkpoints" not in str(path):
