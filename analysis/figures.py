@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import yaml
+from scipy.stats import ttest_1samp
 
 from trapo.figure import METHOD_COLORS, METHOD_DASHES, METHOD_LABELS, new_figure, save_figure, style
 from trapo.interval import wilson
+from trapo_evals.stats import holm
 
 from .groups import PALETTE, Group, mean_interval
 from .runs import base_evaluation, held_out, results, steps, varying
@@ -115,14 +117,15 @@ def expert_probability(groups: Sequence[Group]) -> Drawn:
     shown = [group for group in groups if "expert/p" in steps(list(group.runs)).columns]
     if not shown:
         return None
-    fig, axes = new_figure(height=2.1, ncols=2)
+    fig, axes = new_figure(height=2.3, ncols=2)
     for group in shown:
         band(axes[0], group, "expert/p")
         band(axes[1], group, "entropy", change=lambda nats: np.exp(-nats))
-    axes[0].set(ylabel="mean p of expert tokens", xlabel="step", ylim=(0, 1.02))
-    axes[1].set(ylabel="geometric mean p of own tokens", xlabel="step", ylim=(0, 1.02))
+    axes[0].set(ylabel="p of expert tokens", xlabel="step", ylim=(0, 1.02))
+    axes[1].set(ylabel="p of own tokens", xlabel="step", ylim=(0, 1.02))
     axes[0].legend()
-    return fig, {"running mean over steps": SMOOTH}
+    means = "arithmetic of the expert's tokens, geometric of own ones"
+    return fig, {"running mean over steps": SMOOTH, "means": means}
 
 
 def accuracy(groups: Sequence[Group]) -> Drawn:
@@ -180,9 +183,9 @@ def differences(groups: Sequence[Group]) -> Drawn:
         ax.plot(row["difference"], y, "o", color=row["color"])
     ax.axvline(0, color="#444444", linewidth=0.8)
     ax.set_yticks(range(len(rows), 0, -1), [row["label"] for row in rows])
-    ax.set(xlabel=f"{rows[0]['set']} accuracy minus {groups[0].label}'s, paired by seed (95%)")
+    ax.set(xlabel=f"{rows[0]['set']}: minus {groups[0].label}, by seed", ylim=(0.4, len(rows) + 0.6))
     ax.grid(axis="y", visible=False)
-    return fig, {"pairs": [row["pairs"] for row in rows]}
+    return fig, {"pairs": [row["pairs"] for row in rows], "intervals": "95%, Student's t over pairs"}
 
 
 def pass_at_k(groups: Sequence[Group]) -> Drawn:
@@ -289,7 +292,10 @@ def scores(group: Group) -> dict[str, tuple[float, float, float, float]]:
 
 
 def paired(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Each later group's main accuracy minus the first's, paired by seed: mean, 95% interval by t, every pair."""
+    """Each later group's main accuracy minus the first's, paired by seed: mean, 95% interval and p by t, every pair.
+
+    p is two-sided, `p (Holm)` adjusted for all groups; None for a single pair.
+    """
     if len(groups) < 2:
         return []
 
@@ -303,9 +309,15 @@ def paired(groups: Sequence[Group]) -> list[dict[str, Any]]:
         mine = by_seed(group)
         each = [mine[seed] - first[seed] for seed in mine if seed in first]
         difference, low, high = mean_interval(each)
-        rows.append({"label": group.label, "color": group.color, "pairs": len(each), "each": each,
-                     "difference": difference, "low": low, "high": high,
-                     "set": main_set(results(list(group.runs))) if each else ""})  # fmt: skip
+        rows.append(
+            {"label": group.label, "color": group.color, "pairs": len(each), "each": each}
+            | {"difference": difference, "low": low, "high": high}
+            | {"p": float(ttest_1samp(each, 0).pvalue) if len(each) > 1 and np.ptp(each) > 0 else None}
+            | {"set": main_set(results(list(group.runs))) if each else ""}
+        )
+    tested = [row for row in rows if row["p"] is not None]
+    for row, p in zip(tested, holm([row["p"] for row in tested]) if tested else (), strict=True):
+        row["p (Holm)"] = float(p)
     return rows
 
 

@@ -169,6 +169,10 @@ def test_intervals_by_hand(sweep):
     assert first["each"] == pytest.approx([0.2, 0.3]) and first["difference"] == pytest.approx(0.25)
     assert first["high"] - 0.25 == pytest.approx(12.7062 * 0.05, abs=1e-3)  # t(.975, 1) sd / sqrt(2)
     assert second["each"] == pytest.approx([0.3, 0.2]) and second["pairs"] == 2
+    # t = .25 / .05 with one degree of freedom: p = 2 (1/2 - atan(5) / pi); Holm doubles the smaller of two.
+    assert first["p"] == pytest.approx(1 - 2 * math.atan(5) / math.pi) and first["p (Holm)"] == pytest.approx(
+        2 * first["p"]
+    )
 
 
 def test_figures_say_their_settings(sweep, tmp_path):

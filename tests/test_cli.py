@@ -203,6 +203,23 @@ def test_constraints_pin_what_issue_and_project_name():
     assert pins["transformers"].startswith("5.17.")
 
 
+def test_a_tracker_gets_the_metrics(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    flags = ["--max_steps", "2", "--per_device_train_batch_size", "16", "--max_completion_length", "24"]
+    done = run("train", *flags, "--report_to", "tensorboard", "--output_dir", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]  # nothing beside it
+    found = []
+    for path in (tmp_path / "run" / "tensorboard").iterdir():
+        events = EventAccumulator(str(path))
+        events.Reload()
+        if "train/reward/plain" in events.Tags()["scalars"]:
+            found += [event.value for event in events.Scalars("train/reward/plain")]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert found == pytest.approx([line["reward/plain"] for line in lines]) and len(found) == 2
+
+
 def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(tmp_path):
     command = [TRAPO, "train", "--output_dir", str(tmp_path / "run"), "--max_steps", "500", "--save_steps", "1"]
     child = subprocess.Popen(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 from transformers import PrinterCallback, ProgressCallback
+from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging as transformers_logging
 
 from .config import TRAPOConfig
@@ -90,6 +91,10 @@ def _trainer(job: Job, config: TRAPOConfig, model_path: str | Path) -> TRAPOTrai
         raise
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+            # It learns of the run folder when training begins; our first evaluation's figures would go to ./runs.
+            callback.logging_dir = str(Path(config.output_dir) / "tensorboard")
     trainer.recorder.job = {"recipe": job.recipe, "model": job.model, "data": job.data}
     return trainer
 
