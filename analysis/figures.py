@@ -12,11 +12,11 @@ import numpy as np
 import yaml
 from scipy.stats import ttest_1samp
 
-from trapo.figure import METHOD_COLORS, METHOD_DASHES, METHOD_LABELS, new_figure, save_figure, style
+from trapo.figure import METHOD_COLORS, METHOD_DASHES, METHOD_LABELS, PALETTE, new_figure, save_figure, style
 from trapo.interval import wilson
 from trapo_evals.stats import holm
 
-from .groups import PALETTE, Group, mean_interval
+from .groups import Group, mean_interval
 from .runs import base_evaluation, held_out, results, steps, varying
 
 SMOOTH = 7  # steps of the running mean, stated in the caption

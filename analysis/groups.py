@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t
 
-from trapo.figure import METHOD_COLORS, METHOD_DASHES, METHOD_LABELS
+from trapo.figure import METHOD_COLORS, METHOD_DASHES, METHOD_LABELS, PALETTE
 
 from .runs import Run, varying
-
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#332288", "#882255", "#7A2A00", "#444444")
 
 
 @dataclass(frozen=True)

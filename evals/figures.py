@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trapo.figure import METHOD_COLORS, new_figure, save_figure, style
+from trapo.figure import METHOD_COLORS, PALETTE, new_figure, save_figure, style
 
 from .folder import EvalFolder
 
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#332288", "#882255", "#7A2A00", "#444444")
 SHOWN = ("temperature", "top_p", "top_k", "min_p", "template", "seed", "engine", "dtype")
 
 
@@ -43,7 +42,7 @@ def colors_of(records: Sequence[dict[str, Any]]) -> list[str]:
     methods = [METHOD_COLORS.get(record["model"]["run"].get("recipe") or "base") for record in records]
     if None not in methods and len(set(methods)) == len(methods):
         return methods
-    return [COLORS[i % len(COLORS)] for i in range(len(records))]
+    return [PALETTE[i % len(PALETTE)] for i in range(len(records))]
 
 
 def settings_of(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -101,7 +100,7 @@ def _curves(record: dict[str, Any], folder: Path) -> list[Path]:
     if not with_curves:
         return []
     fig, axes = new_figure(columns=1, height=2.4)
-    for color, (name, curve) in zip(COLORS, with_curves.items(), strict=False):
+    for color, (name, curve) in zip(PALETTE, with_curves.items(), strict=False):
         axes.plot(curve["ks"], curve["value"], color=color, marker="o", label=name)
         axes.fill_between(curve["ks"], curve["low"], curve["high"], color=color, alpha=0.15, linewidth=0)
     ks = sorted({k for curve in with_curves.values() for k in curve["ks"]})

@@ -16,7 +16,7 @@ from typing import Any
 from trapo.engines.base import Engine, Request, Sample, Sampling
 from trapo.run import read_jsonl, write_whole
 
-WEIGHTS = ("*.safetensors", "*.gguf", "pytorch_model*.bin", "config.json")
+WEIGHTS = ("*.safetensors", "*.gguf", "config.json")
 
 
 def digest(*parts: Any, size: int = 8) -> str:
@@ -33,7 +33,7 @@ def fingerprint(path: str | Path) -> str:
     path = Path(path)
     files = [path] if path.is_file() else sorted({file for pattern in WEIGHTS for file in path.glob(pattern)})
     if not [file for file in files if file.name != "config.json"]:
-        raise ValueError(f"{path} holds no weights ({', '.join(WEIGHTS[:3])}): name a model's folder or a .gguf file")
+        raise ValueError(f"{path} holds no weights ({', '.join(WEIGHTS[:2])}): name a model's folder or a .gguf file")
     found = hashlib.blake2b(digest_size=8)
     for file in files:
         with open(file, "rb") as stream:

@@ -9,7 +9,7 @@ from typing import Any
 from trapo.engines.base import Engine, Sampling
 from trapo.text import CHAT_END, shorten
 
-from .journal import WEIGHTS, digest, fingerprint
+from .journal import digest, fingerprint
 
 RUN_FIELDS = ("recipe", "model", "data", "method")  # of run.json: what a figure says of the run
 TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -67,7 +67,7 @@ def _download(name: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[*(WEIGHTS if weights else ()), *TOKENIZER_FILES]))
+        return Path(snapshot_download(name, allow_patterns=[*["*.safetensors"] * weights, *TOKENIZER_FILES]))
     except Exception as error:  # of many kinds, for a hub out of reach as for a gated model
         said = shorten(" ".join(str(error).split()), 200)
         raise ValueError(f"model {name} is no folder here, and the hub says: {said}") from error

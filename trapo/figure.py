@@ -27,6 +27,8 @@ MARGIN = 0.06  # inches of white around the caption
 
 # Okabe and Ito's colour-blind-safe palette, without its yellow (too pale for a line), and with three dark tones (brown,
 # indigo, wine). A method's relatives share its colour and differ in the dashes, which also survive a grey print.
+# For lines that are no methods; the same colours.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#332288", "#882255", "#7A2A00", "#444444")
 METHOD_COLORS = {
     "expert": "#000000",
     "base": "#BFBFBF",
