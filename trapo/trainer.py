@@ -349,7 +349,8 @@ class TRAPOTrainer(GRPOTrainer):
             loss = loss + self.args.expert_coef * share * reduced
             alpha = self.args.alpha if self.args.expert_weight == "trsft" else None
             self._means[self._mode].add_expert(tokens, w, alpha)
-            self.recorder.note_prefixes([self._rows[i] for i in inputs["row"].tolist()], tokens, w)
+            if "row" in inputs:  # not in a batch made by hand
+                self.recorder.note_prefixes([self._rows[i] for i in inputs["row"].tolist()], tokens, w)
         if self.entropy_coef or self.use_adaptive_entropy:
             mask = own_mask + expert_mask if self.args.entropy_on_expert else own_mask
             bonus = (entropy * mask).sum() / self._per_window(inputs["entropy_items"])

@@ -3,7 +3,6 @@
 import shutil
 
 import pytest
-from playwright.sync_api import sync_playwright
 from test_analysis import EVIL, make_run
 
 from trapo_analysis import report
@@ -24,6 +23,8 @@ def page_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
+    from playwright.sync_api import sync_playwright  # not at the top: `make test` collects this file without it
+
     where = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with sync_playwright() as playwright:  # without one of these, the one that playwright has installed
         found = playwright.chromium.launch(executable_path=where, args=["--no-sandbox"])
