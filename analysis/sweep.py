@@ -19,6 +19,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -86,15 +87,20 @@ def points(grids: Sequence[str], seeds: Sequence[int]) -> list[Point]:
     """The points of named grids ("alpha", "prefix", "methods") and of FIELD=a,b,c, in all combinations.
 
     Raises:
-        ValueError: for a grid that is neither, an unknown field, or a value given twice.
+        ValueError: for a grid that is neither, an unknown field, or a point given twice.
     """
     if not grids:
         raise ValueError(f"give a grid: {', '.join(NAMED)}, or FIELD=a,b,c (trapo train --fields lists the fields)")
     axes = [_axis(grid) for grid in grids]
+    flags = [flag for axis in axes for flag in {f for _, fs in axis for f in fs if f.startswith("--")}]
+    if twice := [flag for flag in flags if flags.count(flag) > 1]:
+        raise ValueError(f"{twice[0].lstrip('-')} is given twice, in grids {', '.join(grids)}: sweep it in one of them")
     found = []
     for parts in itertools.product(*axes, [(f"seed={seed}", ("--seed", str(seed))) for seed in seeds]):
         name = ",".join(part for part, _ in parts)
         found.append(Point(name, tuple(flag for _, flags in parts for flag in flags)))
+    if twice := [name for name, n in Counter(point.name for point in found).items() if n > 1]:
+        raise ValueError(f"two points would be called {twice[0]}: sweep their values into folders of their own")
     return found
 
 
@@ -120,7 +126,7 @@ def _axis(grid: str) -> list[tuple[str, tuple[str, ...]]]:
     if len(set(listed)) < len(listed) or "" in listed:
         raise ValueError(f"{grid}: give each value once, and none that is empty")
     # Several numbers of one value, such as prefix_ratios, are given with spaces or plus signs: 0+0.5+1.
-    return [(f"{name}={_safe(value)}", (f"--{name}", *re.split(r"[+\s]+", value))) for value in listed]
+    return [(f"{name}={_safe(value)}", (f"--{name}", *re.split(r"(?<![eE])\+|\s+", value))) for value in listed]
 
 
 def _check_field(name: str) -> None:

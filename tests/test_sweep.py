@@ -57,6 +57,8 @@ def test_grids():
     [
         ([], "give a grid: alpha, prefix, methods, or FIELD=a,b,c"),
         (["beta"], "'beta' is no grid"),
+        (["alpha", "alpha=0.1"], "alpha is given twice"),
+        (["data=world:steps=3-4,world/steps=3-4"], "two points would be called data=world-steps-3-4,seed=0"),
         (["alfa=1"], "'alfa' cannot be swept: did you mean 'alpha'?"),
         (["seed=1,2"], "'seed' cannot be swept (seeds: --seeds)"),
         (["alpha=0.1,0.1"], "give each value once"),
