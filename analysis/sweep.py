@@ -54,10 +54,14 @@ REFRESH = 1.0  # seconds
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a grid: a name, which is its folder's, and the flags of `trapo train` that make it."""
+    """One point of a grid: a name, which is its folder's, and the flags of `trapo train` that make it.
+
+    With `model`, that is evaluated under the point's name and nothing is trained.
+    """
 
     name: str
-    flags: tuple[str, ...]
+    flags: tuple[str, ...] = ()
+    model: str | None = None
 
 
 @dataclass
@@ -72,6 +76,7 @@ class Sweep:
         out: the folder.
         grids: as the user gave them, for the record.
         base: the model before training, which is evaluated too; None where the points begin with different ones.
+        eval_flags: of `trapo eval`, besides the model, the benchmark, the samples and temperature 1.
     """
 
     points: list[Point]
@@ -81,6 +86,7 @@ class Sweep:
     out: Path
     grids: list[str] = field(default_factory=list)
     base: str | None = None
+    eval_flags: tuple[str, ...] = ()
 
 
 def points(grids: Sequence[str], seeds: Sequence[int]) -> list[Point]:
@@ -167,9 +173,8 @@ def run(
     """
     slots = _slots(jobs)
     with _held(sweep):
-        work = {point.name: _command_line(sweep, point) for point in sweep.points if _missing(sweep, point)}
-        if sweep.base and sweep.bench and not _evaluated(sweep.out / BASE):
-            work[BASE] = _command_line(sweep, Point(BASE, ()), model=sweep.base)
+        base = [Point(BASE, model=sweep.base)] if sweep.base and sweep.bench else []
+        work = {point.name: _work(sweep, point) for point in [*sweep.points, *base] if _missing(sweep, point)}
         launch = {"local": _local, "ray": _ray}[launcher]
         failed: dict[str, str] = {}
         running: set[str] = set()
@@ -237,7 +242,8 @@ def _held(sweep: Sweep) -> Iterator[None]:
 
 def _missing(sweep: Sweep, point: Point) -> bool:
     folder = sweep.out / point.name
-    return not RunFolder(folder).final.exists() or (bool(sweep.bench) and not _evaluated(folder))
+    trained = point.model or RunFolder(folder).final.exists()
+    return not trained or (bool(sweep.bench) and not _evaluated(folder))
 
 
 def _evaluated(folder: Path) -> bool:
@@ -247,50 +253,75 @@ def _evaluated(folder: Path) -> bool:
         return False
 
 
-def _command_line(sweep: Sweep, point: Point, model: str | None = None) -> list[str]:
-    """A command that runs a point, or goes on with it, and evaluates it: `python -m trapo_analysis.point JSON`.
-
-    With `model`, that is evaluated in the point's place, and nothing is trained.
-    """
-    what = {
+def _work(sweep: Sweep, point: Point) -> dict[str, Any]:
+    """What `trapo_analysis.point` is told: run a point, or go on with it, and evaluate it."""
+    return {
         "folder": str((sweep.out / point.name).absolute()),
         "log": str((sweep.out / "logs" / f"{point.name}.log").absolute()),
         "flags": [*sweep.common, *point.flags],
         "bench": sweep.bench,
         "samples": sweep.samples,
-        "model": model,
+        "eval_flags": list(sweep.eval_flags),
+        "model": point.model,
     }
-    return [sys.executable, "-P", "-m", "trapo_analysis.point", json.dumps(what)]
 
 
+POINT = [sys.executable, "-P", "-m", "trapo_analysis.point"]
 Event = tuple[str, str, str | None]  # a point's name, "start" | "end" | "tick", its error
 
 
-def _local(work: dict[str, list[str]], slots: list[dict[str, str]]) -> Iterator[Event]:
-    """Run commands in processes of this machine, as many at a time as there are slots (each an environment)."""
-    free, processes = list(slots), []
+class _Worker:
+    """A process of this machine that runs points one after the other."""
 
-    def one(command: list[str]) -> str | None:
-        environment = free.pop()
-        process = subprocess.Popen(
-            command, env=os.environ | environment, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        processes.append(process)
-        said, _ = process.communicate()
-        free.append(environment)
-        return _outcome(process.returncode, said)
+    def __init__(self, environment: dict[str, str]):
+        self.environment = os.environ | environment
+        self.process: subprocess.Popen | None = None
+
+    def run(self, work: dict[str, Any]) -> str | None:
+        """Run a point; its error, None for none."""
+        if self.process is None:
+            self.process = subprocess.Popen(
+                POINT, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                start_new_session=True,
+            )  # fmt: skip
+        try:
+            self.process.stdin.write(json.dumps(work) + "\n")
+            self.process.stdin.flush()
+            code, said = json.loads(self.process.stdout.readline())
+        except (OSError, ValueError):  # it is gone; the next point gets another
+            code, said = self.process.wait(), ""
+            self.process = None
+        return _outcome(code, said)
+
+    def end(self) -> None:
+        """End the process, and the point that it may be at with all that this started."""
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, 9)
+            self.process.wait()
+
+
+def _local(work: dict[str, dict[str, Any]], slots: list[dict[str, str]]) -> Iterator[Event]:
+    """Run points in processes of this machine, one per slot (each an environment)."""
+    workers = [_Worker(slot) for slot in slots]
+    free = list(workers)
+
+    def one(work: dict[str, Any]) -> str | None:
+        worker = free.pop()
+        try:
+            return worker.run(work)
+        finally:
+            free.append(worker)
 
     pool = ThreadPoolExecutor(len(slots))
     try:
-        yield from _events(work, lambda command: pool.submit(one, command), len(slots))
+        yield from _events(work, lambda point: pool.submit(one, point), len(slots))
     finally:
-        for process in processes:
-            if process.poll() is None:  # Ctrl-C, or an error here: a point and all it started
-                os.killpg(process.pid, 9)
+        for worker in workers:
+            worker.end()
         pool.shutdown(cancel_futures=True)
 
 
-def _events(work: dict[str, list[str]], submit: Callable, slots: int) -> Iterator[Event]:
+def _events(work: dict[str, dict[str, Any]], submit: Callable, slots: int) -> Iterator[Event]:
     """Submit as many as there are slots, then one more for each that ends."""
     waiting, running = list(work), {}
     while waiting or running:
@@ -304,8 +335,8 @@ def _events(work: dict[str, list[str]], submit: Callable, slots: int) -> Iterato
         yield "", "tick", None
 
 
-def _ray(work: dict[str, list[str]], slots: list[dict[str, str]]) -> Iterator[Event]:
-    """Run commands as Ray tasks, on the cluster that RAY_ADDRESS names or a local one; folders must be shared."""
+def _ray(work: dict[str, dict[str, Any]], slots: list[dict[str, str]]) -> Iterator[Event]:
+    """Run points as Ray tasks, on the cluster that RAY_ADDRESS names or a local one; folders must be shared."""
     try:
         import ray
     except ImportError:
@@ -318,13 +349,15 @@ def _ray(work: dict[str, list[str]], slots: list[dict[str, str]]) -> Iterator[Ev
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
 
     @ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)
-    def one(command: list[str], environment: dict[str, str]) -> str | None:
-        done = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
+    def one(work: dict[str, Any], environment: dict[str, str]) -> str | None:
+        done = subprocess.run(
+            [*POINT, json.dumps(work)], env=os.environ | environment, stdout=subprocess.PIPE, text=True
+        )
         return _outcome(done.returncode, done.stdout)
 
     threads = {"OMP_NUM_THREADS": slots[0]["OMP_NUM_THREADS"]}
     try:
-        yield from _events(work, lambda command: one.remote(command, threads).future(), len(slots))
+        yield from _events(work, lambda point: one.remote(point, threads).future(), len(slots))
     finally:
         ray.shutdown()
 
@@ -427,8 +460,9 @@ def _measure(sweep: Sweep, point: Point) -> dict[str, Any]:
         short = ["--max_steps", str(MEASURED_STEPS), "--sft_max_steps", str(MEASURED_STEPS), "--eval_strategy", "no"]
         flags = [*sweep.common, *point.flags, *short, "--save_strategy", "no"]
         what = {"folder": f"{folder}/run", "log": f"{folder}/log", "flags": flags, "bench": "", "samples": 1}
-        command = [sys.executable, "-P", "-m", "trapo_analysis.point", json.dumps(what)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | _slots(1)[0])
+        done = subprocess.run(
+            [*POINT, json.dumps(what)], stdout=subprocess.PIPE, text=True, env=os.environ | _slots(1)[0]
+        )
         if error := _outcome(done.returncode, done.stdout):
             raise ValueError(f"{point.name} cannot run: {error}")
         records = RunFolder(f"{folder}/run").records("metrics.jsonl")

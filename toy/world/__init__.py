@@ -27,12 +27,13 @@ def settings(recipe: str) -> dict:
 
 
 def options(spec: str) -> dict:
-    """The options of `rows` in a data name such as "world:steps=3-4,style=0.5"; {} for "world" alone.
+    """The options in a data name such as "world:steps=3-4,held_out=tune": those of `training_data`; {} for "world".
 
     Raises:
         ValueError: for an unknown option or a value of another kind.
     """
     kinds = {name: type(p.default) for name, p in signature(rows).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    kinds["held_out"] = str
     found = {}
     for part in filter(None, spec.removeprefix("world").removeprefix(":").split(",")):
         name, _, value = part.partition("=")
@@ -45,6 +46,8 @@ def options(spec: str) -> dict:
             raise ValueError(f"--data {spec}: {name} is {value!r}, but must look like {example}") from None
         if kinds[name] is tuple and len(found[name]) != 2:
             raise ValueError(f"--data {spec}: {name} is {value!r}, but must look like 5-8")
+    if found.get("held_out", "test") not in ("test", "tune"):
+        raise ValueError(f"--data {spec}: held_out is {found['held_out']!r}, but must be test or tune")
     return found
 
 

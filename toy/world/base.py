@@ -25,7 +25,8 @@ class Making:
         seed: of the weights and of everything drawn.
         modulus: of all arithmetic.
         steps, learning_rate, warmup: of AdamW; the rate falls linearly to zero after the warm-up.
-        long, prose, short: texts per step: problems as long as the world's, the same in prose, shorter ones.
+        long, prose, short: texts per step: problems as long as the world's, the same in prose, shorter ones; 0 for
+            none.
         think, terse, talk: how often a long problem is answered step by step, with far-apart values, or in prose; else
             it is a guess.
         practice: share of long texts that are `think` without loss on the first token: skill without the habit. All
@@ -61,26 +62,27 @@ def make_base(making: Making, log: Callable[[str], None] = lambda line: None) ->
     tokenizer, model = make_tokenizer(), new_model(making)
     optimizer = torch.optim.AdamW(model.parameters(), lr=making.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     rng, started = Random(f"base {making.seed}"), time.perf_counter()
-    sources = (
-        (long_texts(making, rng), making.long),
-        (prose_texts(making, rng), making.prose),
-        (short_texts(making, rng), making.short),
-    )
+    sources = {
+        "long": (long_texts(making, rng), making.long),
+        "prose": (prose_texts(making, rng), making.prose),
+        "short": (short_texts(making, rng), making.short),
+    }
     for step in range(making.steps):
         ramp = min((step + 1) / making.warmup, (making.steps - step) / (making.steps - making.warmup))
         for group in optimizer.param_groups:
             group["lr"] = making.learning_rate * ramp
-        losses = []
-        for texts, n in sources:
-            loss = answer_loss(model, tokenizer, [next(texts) for _ in range(n)])
-            loss.backward()
-            losses.append(loss.item())
+        losses = {}
+        for name, (texts, n) in sources.items():
+            if n:
+                loss = answer_loss(model, tokenizer, [next(texts) for _ in range(n)])
+                loss.backward()
+                losses[name] = loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         if step % 100 == 99:
             seconds = time.perf_counter() - started
-            figures = "{:.3f} long, {:.3f} prose, {:.3f} short".format(*losses)
+            figures = ", ".join(f"{loss:.3f} {name}" for name, loss in losses.items())
             log(f"step {step + 1}: loss {figures}, {seconds:.0f} s")
     return model.eval()
 

@@ -1,0 +1,426 @@
+"""`python -m trapo_analysis.study`: the study of docs/results/plan.md, in parts that can be stopped and taken up again.
+
+    docs/results/bases.csv    the base models: how each was made, what it can do, the hash of its weights
+    docs/results/tuning.csv   every trial of a learning rate, and which was chosen
+    docs/results/runs.csv     a row per run: command, seed, accuracies before and after, cost, the hash of its weights
+    docs/results/curves.csv   what happened in training, in bins of ten steps
+    docs/results/pass_at_k.csv
+
+A run that has its row is not run again, whether or not its folder is still there. `trapo_analysis.study_page` makes
+figures and tables from these files alone.
+"""
+
+import argparse
+import csv
+import hashlib
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from rich.console import Console
+
+from trapo.recipe import load_recipe
+from trapo.run import RunFolder, write_whole
+from trapo_evals.folder import EvalFolder
+
+from . import sweep as sweeps
+from .runs import Run, cost
+
+FIELDS = ("learning_rate", "sft_learning_rate")
+CURVES = {
+    "reward/plain": "reward_plain",
+    "reward/guided": "reward_guided",
+    "guided/micro_group_1": "guided_1",
+    "guided/micro_group_3": "guided_3",
+    "expert/p": "expert_p",
+    "entropy": "entropy",
+    "length/own": "length",
+}
+BIN = 10  # steps of a row of curves.csv
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the study: a training that is done once for each base.
+
+    Attributes:
+        name: the cell's.
+        part: of the study; parts are run in order.
+        recipe: its method.
+        base: the kind of base that it begins with.
+        data: the world's options.
+        flags: more flags of `trapo train`.
+        rates: the recipe whose tuned learning rates it takes.
+    """
+
+    name: str
+    part: str
+    recipe: str
+    base: str = "some"
+    data: str = "world"
+    flags: str = ""
+    rates: str = ""
+
+
+class Study:
+    """The study that a YAML file describes, its folders and its tables.
+
+    Args:
+        path: the YAML file.
+        runs: where bases and run folders lie.
+        results: where the tables lie.
+
+    Raises:
+        ValueError: for a cell that is named twice or has an unknown recipe.
+    """
+
+    def __init__(self, path: Path, runs: Path, results: Path):
+        self.plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+        self.runs, self.results = runs, results
+        self.cells: dict[str, Cell] = {}
+        for part, cells in self.plan["parts"].items():
+            for name, fields in cells.items():
+                if name in self.cells:
+                    raise ValueError(f"{path}: cell {name} is named twice")
+                recipe = fields.get("recipe", name)
+                load_recipe(recipe)
+                self.cells[name] = Cell(name, part, **{"recipe": recipe, "rates": recipe} | fields)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The bases' seeds."""
+        return self.plan["bases"]["seeds"]
+
+    # ---------------------------------------------------------------- bases
+
+    def base(self, kind: str, seed: int) -> Path:
+        """The folder of a base."""
+        return self.runs / "bases" / f"{kind}-{seed}"
+
+    def missing_bases(self) -> list[tuple[str, int]]:
+        """The bases that unfinished runs begin with and that are not there."""
+        tuning = [("some", self.plan["tuning"][phase]["base"]) for phase in ("screen", "full")]
+        wanted = [pair for pair in tuning if self.trials_missing()]
+        wanted += [(cell.base, seed) for cell, seed in self.missing()]
+        return [pair for pair in dict.fromkeys(wanted) if not (self.base(*pair) / "made.json").exists()]
+
+    def make_base(self, kind: str, seed: int) -> None:
+        """Make a base in a process of its own: the same bits on the same kind of machine."""
+        folder = self.base(kind, seed)
+        (folder.parent / "logs").mkdir(parents=True, exist_ok=True)
+        part = folder.with_name(f"{folder.name}.part")
+        command = [sys.executable, "-P", "-m", "trapo_toy.world.make", "--seed", str(seed), "--out", str(part)]
+        command += shlex.split(self.plan["bases"]["kinds"][kind])
+        with open(folder.parent / "logs" / f"{folder.name}.log", "w") as output:
+            subprocess.run(command, stdout=output, stderr=output, check=True)
+        part.rename(folder)
+
+    # ---------------------------------------------------------------- tuning
+
+    def tuned_recipes(self) -> list[str]:
+        """The recipes whose learning rates are tuned, SFT first: SFT-then-RL takes its rate for the first stage."""
+        return sorted({cell.rates for cell in self.cells.values()}, key=lambda name: (name != "sft", name))
+
+    def field(self, recipe: str) -> str:
+        """The learning rate that is tuned for a recipe: of its last stage."""
+        return FIELDS[0] if "rl" in load_recipe(recipe).get("stages", ["rl"]) else FIELDS[1]
+
+    def chosen(self) -> dict[str, float]:
+        """recipe -> tuned learning rate, as far as the trials are done."""
+        table = self.table("tuning")
+        full = table[table.phase == "full"] if len(table) else table
+        found = {}
+        for recipe in self.tuned_recipes():
+            mine = full[full.recipe == recipe] if len(full) else full
+            if len(mine) == self.plan["tuning"]["full"]["rates"]:
+                found[recipe] = float(mine.sort_values(["tune", "rate"], ascending=[False, True]).iloc[0].rate)
+        return found
+
+    def trials(self, phase: str) -> list[tuple[str, float]]:
+        """(recipe, rate) of a phase, as far as what comes before is known: all rates in the screen, then the best."""
+        found = []
+        screen = self.table("tuning")
+        screen = screen[screen.phase == "screen"] if len(screen) else screen
+        for recipe in self.tuned_recipes():
+            rates = self.plan["tuning"]["rates"][self.field(recipe)]
+            if phase == "full":
+                mine = screen[screen.recipe == recipe] if len(screen) else screen
+                if len(mine) < len(rates):
+                    continue
+                mine = mine.sort_values(["tune", "rate"], ascending=[False, True])
+                rates = mine.rate[: self.plan["tuning"]["full"]["rates"]].tolist()
+            found += [(recipe, float(rate)) for rate in rates]
+        return found
+
+    def trials_missing(self) -> bool:
+        """Whether a learning rate is still to be chosen."""
+        return len(self.chosen()) < len(self.tuned_recipes())
+
+    def trial_point(self, phase: str, recipe: str, rate: float) -> sweeps.Point:
+        """A trial as a point of a sweep."""
+        tuning = self.plan["tuning"][phase]
+        cell = next(cell for cell in self.cells.values() if cell.rates == recipe and cell.recipe == recipe)
+        stages, chosen = load_recipe(recipe).get("stages", ["rl"]), self.chosen()
+        rates = ["--sft_learning_rate", f"{chosen['sft']:g}"] if len(stages) > 1 and "sft" in chosen else []
+        flags = ["--recipe", recipe, "--model", str(self.base("some", tuning["base"])), "--data", "world:held_out=tune"]
+        flags += ["--seed", str(tuning["base"]), *shlex.split(cell.flags), *shlex.split(tuning.get("flags", ""))]
+        return sweeps.Point(f"{recipe},rate={rate:g}", (*flags, *rates, f"--{self.field(recipe)}", f"{rate:g}"))
+
+    # ---------------------------------------------------------------- cells
+
+    def rate_flags(self, recipe: str) -> list[str]:
+        """The flags of a recipe's tuned learning rates."""
+        chosen, stages = self.chosen(), load_recipe(recipe).get("stages", ["rl"])
+        flags = []
+        if "sft" in stages and "sft" in chosen:
+            flags += ["--sft_learning_rate", f"{chosen['sft']:g}"]
+        if "rl" in stages and recipe in chosen:
+            flags += ["--learning_rate", f"{chosen[recipe]:g}"]
+        return flags
+
+    def point(self, cell: Cell, seed: int) -> sweeps.Point:
+        """A cell on a base as a point of a sweep."""
+        flags = ["--recipe", cell.recipe, "--model", str(self.base(cell.base, seed)), "--data", cell.data]
+        flags += ["--seed", str(seed), *shlex.split(cell.flags), *self.rate_flags(cell.rates)]
+        return sweeps.Point(f"{cell.name},base={seed}", tuple(flags))
+
+    def command(self, point: sweeps.Point) -> str:
+        """The command that makes a run."""
+        return shlex.join(["trapo", "train", *shlex.split(self.plan["common"]), *point.flags])
+
+    def missing(self) -> list[tuple[Cell, int]]:
+        """Cells and bases without a row for the command that they have now, in the order in which they are run."""
+        table = self.table("runs")
+        done = set(zip(table.cell, table.base, table.command, strict=True)) if len(table) else set()
+        return [
+            (cell, seed)
+            for cell in self.cells.values()
+            for seed in self.seeds
+            if (cell.name, f"{cell.base}-{seed}", self.command(self.point(cell, seed))) not in done
+        ]
+
+    # ---------------------------------------------------------------- running
+
+    def run(self, console: Console, jobs: int | None, parts: list[str] | None = None) -> bool:
+        """Do what is missing: bases, trials, cells of the given parts, pass@k; whether nothing failed."""
+        slots = jobs or os.cpu_count() or 1
+        with ThreadPoolExecutor(slots) as pool:
+            list(pool.map(lambda pair: self.make_base(*pair), self.missing_bases()))
+        self.collect_bases()
+        # SFT's rate is needed for the trials of SFT-then-RL.
+        for phase, recipes in [(p, r) for r in (["sft"], self.tuned_recipes()) for p in ("screen", "full")]:
+            trials = [trial for trial in self.trials(phase) if trial[0] in recipes]
+            self._sweep(phase, [self.trial_point(phase, *trial) for trial in trials], console, slots)
+            self.collect_trials()
+        if self.trials_missing():
+            return False
+        wanted = [(c, s) for c, s in self.missing() if parts is None or c.part in parts]
+        for name in dict.fromkeys(cell.name for cell, _ in wanted):
+            points = [self.point(cell, seed) for cell, seed in wanted if cell.name == name]
+            self._sweep("confirm", points, console, slots)
+            self.collect_runs()
+        self._pass_at_k(console, slots)
+        return not [c for c, _ in self.missing() if parts is None or c.part in parts]
+
+    def _sweep(self, name: str, points: list[sweeps.Point], console: Console, jobs: int, **evaluation: Any) -> None:
+        what = sweeps.Sweep(points, tuple(shlex.split(self.plan["common"])), out=self.runs / name,
+                            **{"bench": "", "samples": 1} | evaluation)  # fmt: skip
+        if points:
+            sweeps.run(what, console, jobs)
+
+    def _pass_at_k(self, console: Console, jobs: int) -> None:
+        """Evaluate many samples of the chosen cells' models and of their bases."""
+        wanted = self.plan["pass_at_k"]
+        done = self.table("pass_at_k")
+        done = set(zip(done.cell, done.base, strict=True)) if len(done) else set()
+        points = []
+        for seed in self.seeds:
+            models = {"base": self.base("some", seed)}
+            models |= {name: self.runs / "confirm" / f"{name},base={seed}" / "final" for name in wanted["cells"]}
+            points += [
+                sweeps.Point(f"{name},base={seed}", model=str(folder))
+                for name, folder in models.items()
+                if folder.exists() and (name, f"some-{seed}") not in done
+            ]
+        flags = ("--limit", str(wanted["limit"]))
+        self._sweep("pass-at-k", points, console, jobs, bench=wanted["bench"], samples=wanted["samples"],
+                    eval_flags=flags)  # fmt: skip
+        self.collect_pass_at_k()
+
+    # ---------------------------------------------------------------- tables
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A table of the study; empty where it is not there yet."""
+        path = self.results / f"{name}.csv"
+        return pd.read_csv(path, keep_default_na=True) if path.exists() else pd.DataFrame()
+
+    def _add(self, name: str, rows: list[dict[str, Any]], keys: tuple[str, ...], order: Any = None) -> None:
+        """Put rows into a table, in place of those with the same keys."""
+        before = self.table(name).to_dict("records")
+        new = {tuple(str(row[key]) for key in keys) for row in rows}
+        kept = [row for row in before if tuple(str(row[key]) for key in keys) not in new]
+        merged = sorted([*kept, *rows], key=order or (lambda row: [str(row[key]) for key in keys]))
+        if not merged:
+            return
+        columns = list(dict.fromkeys(column for row in merged for column in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: "" if v != v or v is None else v for k, v in row.items()} for row in merged)
+        self.results.mkdir(parents=True, exist_ok=True)
+        write_whole(self.results / f"{name}.csv", text.getvalue())
+
+    def collect_bases(self) -> None:
+        """bases.csv from the bases that are there."""
+        rows = []
+        for kind, flags in self.plan["bases"]["kinds"].items():
+            for folder in (self.runs / "bases").glob(f"{kind}-*/made.json"):
+                made = json.loads(folder.read_text(encoding="utf-8"))
+                seed = made["making"]["seed"]
+                command = f"python -m trapo_toy.world.make --seed {seed} {flags}".strip()
+                rows.append({"base": f"{kind}-{seed}", "command": command} | made["tune_accuracy"]
+                            | {"parameters": made["parameters"], "weights_sha256": made["weights_sha256"]})  # fmt: skip
+        self._add("bases", rows, ("base",))
+
+    def collect_trials(self) -> None:
+        """tuning.csv from the trials that are done."""
+        rows = []
+        for phase in ("screen", "full"):
+            for recipe, rate in self.trials(phase):
+                point = self.trial_point(phase, recipe, rate)
+                folder = RunFolder(self.runs / phase / point.name)
+                if folder.final.exists():
+                    last = [r for r in folder.records("evals.jsonl") if r["set"] == "tune"][-1]
+                    rows.append({"recipe": recipe, "phase": phase, "field": self.field(recipe), "rate": rate}
+                                | {"tune": last["reward"], "samples": last["samples"]}
+                                | {"command": self.command(point)})  # fmt: skip
+        self._add("tuning", rows, ("recipe", "phase", "rate"), lambda r: (r["recipe"], r["phase"] == "full", r["rate"]))
+
+    def collect_runs(self) -> None:
+        """runs.csv and curves.csv from the runs that are done."""
+        rows, curves = [], []
+        for cell, seed in self.missing():
+            point = self.point(cell, seed)
+            folder = RunFolder(self.runs / "confirm" / point.name)
+            if not folder.final.exists():
+                continue
+            run = Run(point.name, folder, folder.record())
+            rows.append(self._row(cell, seed, point, run))
+            curves += _curve(cell.name, f"{cell.base}-{seed}", folder)
+        position = {name: i for i, name in enumerate(self.cells)}
+
+        def order(row: dict[str, Any]) -> tuple:
+            return position.get(row["cell"], len(position)), row["cell"], row["base"], row.get("step", 0)
+
+        self._add("curves", curves, ("cell", "base", "step"), order)
+        self._add("runs", rows, ("cell", "base"), order)
+
+    def _row(self, cell: Cell, seed: int, point: sweeps.Point, run: Run) -> dict[str, Any]:
+        config, records = run.record["config"], run.folder.records("evals.jsonl")
+        row = {"part": cell.part, "cell": cell.name, "recipe": cell.recipe, "alpha": run.alpha}
+        row |= {"base": f"{cell.base}-{seed}", "seed": seed, "data": cell.data}
+        row |= {"learning_rate": config["learning_rate"] if "rl" in config["stages"] else None}
+        row |= {"sft_learning_rate": config["sft_learning_rate"] if "sft" in config["stages"] else None}
+        for name in dict.fromkeys(record["set"] for record in records):
+            mine = [record for record in records if record["set"] == name]
+            row |= {
+                f"{name}_before": mine[0]["reward"],
+                name: mine[-1]["reward"],
+                f"{name}_samples": mine[-1]["samples"],
+            }
+        row |= {key.replace(" ", "_"): round(value, 1) for key, value in cost(run).items()}
+        row |= {"command": self.command(point), "weights_sha256": weights_hash(run.folder.final)}
+        return row
+
+    def collect_pass_at_k(self) -> None:
+        """pass_at_k.csv from the evaluations that are done."""
+        rows = []
+        for folder in (self.runs / "pass-at-k").glob("*,base=*/eval"):
+            name, _, seed = folder.parent.name.partition(",base=")
+            try:
+                record = EvalFolder(folder).finished()
+            except ValueError:
+                record = None
+            for result in (record or {"results": {}})["results"].values():
+                curve = result["pass@k"]
+                rows += [{"cell": name, "base": f"some-{seed}", "k": k, "pass": round(value, 5)}
+                         | {"questions": result["questions"], "samples": result["samples"]}
+                         for k, value in zip(curve["ks"], curve["value"], strict=True)]  # fmt: skip
+        self._add("pass_at_k", rows, ("cell", "base", "k"), lambda row: (row["cell"], row["base"], int(row["k"])))
+
+    # ---------------------------------------------------------------- the plan
+
+    def show(self, console: Console) -> None:
+        """What there is, what is missing, and how long it takes by the runs that are done."""
+        missing, table = self.missing(), self.table("runs")
+        seconds = table.groupby("cell").seconds.mean().to_dict() if len(table) else {}
+        usual = sum(seconds.values()) / len(seconds) if seconds else 60.0
+        total = 0.0
+        for cell in self.cells.values():
+            left = sum(c == cell for c, _ in missing)
+            total += left * (each := seconds.get(cell.name, usual))
+            console.print(f"{cell.part:9} {cell.name:22} {len(self.seeds) - left} of {len(self.seeds)} done, "
+                          f"{each:4.0f} s each: {self.command(self.point(cell, self.seeds[0]))}",
+                          markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+        trials = sum(len(self.plan["tuning"]["rates"][self.field(r)]) + 2 for r in self.tuned_recipes())
+        done = len(self.table("tuning"))
+        console.print(f"{len(self.missing_bases())} bases to make (about 3 minutes each); {done} of {trials} trials of "
+                      f"learning rates done; {len(missing)} runs to do: {total / 3600:.1f} hours of one core",
+                      soft_wrap=True)  # fmt: skip
+
+
+def weights_hash(final: Path) -> str:
+    """SHA-256 of a run's weights."""
+    return hashlib.sha256((final / "model.safetensors").read_bytes()).hexdigest()
+
+
+def _curve(cell: str, base: str, folder: RunFolder) -> list[dict[str, Any]]:
+    """A run's RL stage in bins of `BIN` steps; a row is named by its last step."""
+    table = pd.DataFrame(folder.records("metrics.jsonl"))
+    table = table[table.stage == "rl"]
+    if not len(table):
+        return []
+    bins = (table.step + BIN - 1) // BIN * BIN
+    means = table.reindex(columns=list(CURVES)).groupby(bins).mean().rename(columns=CURVES).round(4)
+    return [{"cell": cell, "base": base, "step": int(step)} | row.to_dict() for step, row in means.iterrows()]
+
+
+def study_of(options: argparse.Namespace) -> Study:
+    """The study of the command line's options."""
+    return Study(options.study, options.runs, options.results)
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The options that the study's commands share."""
+    found = argparse.ArgumentParser(description=description)
+    found.add_argument("--study", type=Path, default=Path(__file__).with_name("study.yaml"))
+    found.add_argument("--runs", type=Path, default=Path("runs/study"), help="where bases and run folders lie")
+    found.add_argument("--results", type=Path, default=Path("docs/results"), help="where the tables lie")
+    return found
+
+
+def main() -> int:
+    """Run, or show the plan."""
+    options = parser(__doc__)
+    options.add_argument("--jobs", type=int, help="runs at a time; default: one per core")
+    options.add_argument("--parts", help="comma-separated; default: all")
+    options.add_argument("--dry-run", action="store_true", help="show cells, commands and times, and stop")
+    chosen = options.parse_args()
+    study = study_of(chosen)
+    if chosen.dry_run:
+        study.show(Console())
+        return 0
+    return 0 if study.run(Console(), chosen.jobs, chosen.parts.split(",") if chosen.parts else None) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
