@@ -106,16 +106,23 @@ class Study:
         """The folder of a base."""
         return self.runs / "bases" / f"{kind}-{seed}"
 
-    def missing_bases(self) -> list[tuple[str, int]]:
-        """The bases that unfinished runs begin with and that are not there."""
-        tuning = [("some", self.plan["tuning"][phase]["base"]) for phase in ("screen", "full")]
-        wanted = [pair for pair in tuning if self.trials_missing()]
+    def needed_bases(self) -> list[tuple[str, int]]:
+        """The bases that what is missing begins with and that are not there."""
+        wanted = [("some", self.plan["tuning"][phase]["base"]) for phase in ("screen", "full") if self.trials_missing()]
         wanted += [(cell.base, seed) for cell, seed in self.missing()]
         return [pair for pair in dict.fromkeys(wanted) if not (self.base(*pair) / "made.json").exists()]
+
+    def make_bases(self, wanted: list[tuple[str, int]], jobs: int) -> None:
+        """Make those of the bases that are not there."""
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(lambda pair: self.make_base(*pair), wanted))
+        self.collect_bases()
 
     def make_base(self, kind: str, seed: int) -> None:
         """Make a base in a process of its own: the same bits on the same kind of machine."""
         folder = self.base(kind, seed)
+        if folder.exists():
+            return
         (folder.parent / "logs").mkdir(parents=True, exist_ok=True)
         part = folder.with_name(f"{folder.name}.part")
         command = [sys.executable, "-P", "-m", "trapo_toy.world.make", "--seed", str(seed), "--out", str(part)]
@@ -213,9 +220,8 @@ class Study:
     def run(self, console: Console, jobs: int | None, parts: list[str] | None = None) -> bool:
         """Do what is missing: bases, trials, cells of the given parts, pass@k; whether nothing failed."""
         slots = jobs or os.cpu_count() or 1
-        with ThreadPoolExecutor(slots) as pool:
-            list(pool.map(lambda pair: self.make_base(*pair), self.missing_bases()))
-        self.collect_bases()
+        if self.trials_missing():
+            self.make_bases([("some", self.plan["tuning"][phase]["base"]) for phase in ("screen", "full")], slots)
         # SFT's rate is needed for the trials of SFT-then-RL.
         for phase, recipes in [(p, r) for r in (["sft"], self.tuned_recipes()) for p in ("screen", "full")]:
             trials = [trial for trial in self.trials(phase) if trial[0] in recipes]
@@ -225,7 +231,9 @@ class Study:
             return False
         wanted = [(c, s) for c, s in self.missing() if parts is None or c.part in parts]
         for name in dict.fromkeys(cell.name for cell, _ in wanted):
-            points = [self.point(cell, seed) for cell, seed in wanted if cell.name == name]
+            mine = [(cell, seed) for cell, seed in wanted if cell.name == name]
+            self.make_bases([(cell.base, seed) for cell, seed in mine], slots)
+            points = [self.point(cell, seed) for cell, seed in mine]
             self._sweep("confirm", points, console, slots)
             self.collect_runs()
         self._pass_at_k(console, slots)
@@ -373,7 +381,7 @@ class Study:
                           markup=False, highlight=False, soft_wrap=True)  # fmt: skip
         trials = sum(len(self.plan["tuning"]["rates"][self.field(r)]) + 2 for r in self.tuned_recipes())
         done = len(self.table("tuning"))
-        console.print(f"{len(self.missing_bases())} bases to make (about 3 minutes each); {done} of {trials} trials of "
+        console.print(f"{len(self.needed_bases())} bases to make (about 3 minutes each); {done} of {trials} trials of "
                       f"learning rates done; {len(missing)} runs to do: {total / 3600:.1f} hours of one core",
                       soft_wrap=True)  # fmt: skip
 
