@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: train test test-real test-browser test-ray test-vllm check clean
+.PHONY: train test test-real test-browser test-ray test-vllm test-study study figures check clean
 
 train: $(STAMP)
 	$(BIN)/trapo train
@@ -27,6 +27,19 @@ test-ray: $(VENV)/.ray
 # An environment of its own: vLLM pins what it needs to other versions than ours.
 test-vllm: .venv-vllm/.installed
 	.venv-vllm/bin/python -m pytest -m vllm tests/vllm_tier
+
+# Makes a base and trains a cell of the study again: the same bits as docs/results/runs.csv says.
+test-study: $(STAMP)
+	$(BIN)/python -m pytest -m study tests/test_study_again.py
+
+# The study of docs/results/plan.md: what is missing of it. ARGS=--dry-run shows cells, commands and times.
+study: $(STAMP)
+	$(BIN)/python -P -m trapo_analysis.study $(ARGS)
+	$(if $(findstring --dry-run,$(ARGS)),,$(BIN)/python -P -m trapo_analysis.study_page)
+
+# Its figures and tables from docs/results/*.csv, without training.
+figures: $(STAMP)
+	$(BIN)/python -P -m trapo_analysis.study_page
 
 check: $(STAMP)
 	$(BIN)/ruff check .

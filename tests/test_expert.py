@@ -17,6 +17,7 @@ def tokens(p=P, mask=None, **kwargs):
 HAND = {
     "sft": [1, 1, 1, 1],
     "trsft": [1, 1, 0.5, 0.1],  # min(1, p / .1)
+    "trsft_annealed": [1, 1, 0.5, 0.1],  # at the start of training
     "dft": [0.5, 0.1, 0.05, 0.01],
     # .1 p / (p + .1)^2 * A with A = 2: .05/.36 = 5/36, .01/.04 = 1/4, .005/.0225 = 2/9, .001/.0121 = 10/121
     "luffy": [10 / 36, 0.5, 4 / 9, 20 / 121],
@@ -30,6 +31,16 @@ def test_weights_by_hand(name):
     weight = make_weight(name, TRAPOConfig(output_dir="unused", alpha=0.1, gamma=0.1, use_cpu=True))
     w = weight(tokens(advantage=torch.tensor([[2.0]])))
     torch.testing.assert_close(w, torch.tensor([HAND[name]], dtype=torch.float32), rtol=1e-5, atol=1e-7)
+
+
+def test_the_annealed_trust_region_is_alpha_at_first_and_alpha_end_at_last():
+    config = TRAPOConfig(output_dir="unused", alpha=0.01, alpha_end=1.0, use_cpu=True)
+    weight = make_weight("trsft_annealed", config)
+    half = weight(tokens(progress=0.5))  # alpha = .1, between .01 and 1 in logarithm
+    torch.testing.assert_close(half, torch.tensor([HAND["trsft"]]), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(weight(tokens(progress=1.0)), P, rtol=1e-5, atol=1e-7)  # DFT's
+    with pytest.raises(ValueError, match=r"alpha_end is 0, but it bounds"):
+        TRAPOConfig(output_dir="unused", alpha_end=0, use_cpu=True)
 
 
 def test_every_weight_is_worked_out_by_hand():
@@ -47,6 +58,7 @@ def test_loss_by_hand():
 POTENTIALS = {
     "sft": lambda p: p.log(),
     "trsft": lambda p: torch.where(p >= 0.1, p.log(), p / 0.1 + math.log(0.1) - 1),
+    "trsft_annealed": lambda p: torch.where(p >= 0.1, p.log(), p / 0.1 + math.log(0.1) - 1),
     "dft": lambda p: p,
     "luffy": lambda p: 2 * p / (p + 0.1),
     "chord": lambda p: p - p**2 / 2,

@@ -91,6 +91,9 @@ class TRAPOConfig(GRPOConfig):
     alpha: float = field(
         default=0.1, metadata={"help": "TrSFT's trust region: expert tokens of probability below alpha are damped."}
     )
+    alpha_end: float = field(
+        default=1.0, metadata={"help": "Of trsft_annealed: where alpha arrives at the end of training."}
+    )
     gamma: float = field(default=0.1, metadata={"help": "The constant of the luffy weight, gamma p / (p + gamma)^2."})
     expert_coef: float = field(default=1.0, metadata={"help": "Coefficient of the expert's loss in the joint loss."})
     rl_coef: float = field(default=1.0, metadata={"help": "Coefficient of the GRPO loss in the joint loss."})
@@ -264,8 +267,9 @@ class TRAPOConfig(GRPOConfig):
         if self.sft_loss_type not in ("nll", "dft"):
             raise ValueError(f"sft_loss_type {self.sft_loss_type!r} is unknown; choose nll or dft")
         SchedulerType(self.sft_lr_scheduler_type)  # its own error lists the names
-        if not 0 < self.alpha <= 1:
-            raise ValueError(f"alpha is {self.alpha}, but it bounds a token's probability: choose it in (0, 1]")
+        for name in ("alpha", "alpha_end"):
+            if not 0 < (value := getattr(self, name)) <= 1:
+                raise ValueError(f"{name} is {value}, but it bounds a token's probability: choose it in (0, 1]")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule {self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}")
         if self.engine not in ENGINES:

@@ -53,6 +53,16 @@ def trsft(tokens: ExpertTokens, *, alpha: float) -> Tensor:
     return (tokens.logp.exp() / alpha).clamp(max=1.0)
 
 
+def trsft_annealed(tokens: ExpertTokens, *, alpha: float, alpha_end: float) -> Tensor:
+    """w = min(1, p / a), a going from `alpha` to `alpha_end` over the training, evenly in its logarithm.
+
+    Not from a paper: trust-region SFT whose region changes. From a small to a large one it pulls like SFT at first, when
+    the expert's tokens are foreign to the policy, and like DFT at the end.
+    """
+    a = alpha * (alpha_end / alpha) ** tokens.progress
+    return (tokens.logp.exp() / a).clamp(max=1.0)
+
+
 def dft(tokens: ExpertTokens) -> Tensor:
     """w = p: dynamic fine-tuning (arXiv 2508.05629); the gradient of p itself."""
     return tokens.logp.exp()
@@ -80,7 +90,9 @@ def none(tokens: ExpertTokens) -> Tensor:
     return torch.zeros_like(tokens.logp)
 
 
-WEIGHTS: dict[str, Callable[..., Tensor]] = {f.__name__: f for f in (sft, trsft, dft, luffy, chord, none)}
+WEIGHTS: dict[str, Callable[..., Tensor]] = {
+    f.__name__: f for f in (sft, trsft, trsft_annealed, dft, luffy, chord, none)
+}
 
 
 def weight_parameters(name: str) -> list[str]:
