@@ -21,7 +21,6 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +33,8 @@ from rich.table import Table
 
 from trapo.run import RunFolder, write_whole
 from trapo_evals.folder import EvalFolder
+
+from .launchers import LAUNCHERS, POINT, outcome, process_slots
 
 ALPHAS = ("0.01", "0.03", "0.1", "0.3", "1")
 # The paper's guidance, with less and more of the trace, whole demonstrations only, eager and reluctant.
@@ -49,7 +50,6 @@ PREFIXES = {
 NAMED = ("alpha", "prefix", "methods")
 BASE = "base"  # the folder with the evaluation of the model before training
 MEASURED_STEPS = 4  # of the dry run
-REFRESH = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -171,11 +171,11 @@ def run(
     Raises:
         ValueError: the folder holds a sweep with other common flags, or another process is at it; no Ray.
     """
-    slots = _slots(jobs)
+    slots = process_slots(jobs)
     with _held(sweep):
         base = [Point(BASE, model=sweep.base)] if sweep.base and sweep.bench else []
         work = {point.name: _work(sweep, point) for point in [*sweep.points, *base] if _missing(sweep, point)}
-        launch = {"local": _local, "ray": _ray}[launcher]
+        launch = LAUNCHERS[launcher]
         failed: dict[str, str] = {}
         running: set[str] = set()
         with Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else _Quiet() as live:
@@ -266,133 +266,6 @@ def _work(sweep: Sweep, point: Point) -> dict[str, Any]:
     }
 
 
-POINT = [sys.executable, "-P", "-m", "trapo_analysis.point"]
-Event = tuple[str, str, str | None]  # a point's name, "start" | "end" | "tick", its error
-
-
-class _Worker:
-    """A process of this machine that runs points one after the other."""
-
-    def __init__(self, environment: dict[str, str]):
-        self.environment = os.environ | environment
-        self.process: subprocess.Popen | None = None
-
-    def run(self, work: dict[str, Any]) -> str | None:
-        """Run a point; its error, None for none."""
-        if self.process is None:
-            self.process = subprocess.Popen(
-                POINT, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                start_new_session=True,
-            )  # fmt: skip
-        try:
-            self.process.stdin.write(json.dumps(work) + "\n")
-            self.process.stdin.flush()
-            code, said = json.loads(self.process.stdout.readline())
-        except (OSError, ValueError):  # it is gone; the next point gets another
-            code, said = self.process.wait(), ""
-            self.process = None
-        return _outcome(code, said)
-
-    def end(self) -> None:
-        """End the process, and the point that it may be at with all that this started."""
-        if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, 9)
-            self.process.wait()
-
-
-def _local(work: dict[str, dict[str, Any]], slots: list[dict[str, str]]) -> Iterator[Event]:
-    """Run points in processes of this machine, one per slot (each an environment)."""
-    workers = [_Worker(slot) for slot in slots]
-    free = list(workers)
-
-    def one(work: dict[str, Any]) -> str | None:
-        worker = free.pop()
-        try:
-            return worker.run(work)
-        finally:
-            free.append(worker)
-
-    pool = ThreadPoolExecutor(len(slots))
-    try:
-        yield from _events(work, lambda point: pool.submit(one, point), len(slots))
-    finally:
-        for worker in workers:
-            worker.end()
-        pool.shutdown(cancel_futures=True)
-
-
-def _events(work: dict[str, dict[str, Any]], submit: Callable, slots: int) -> Iterator[Event]:
-    """Submit as many as there are slots, then one more for each that ends."""
-    waiting, running = list(work), {}
-    while waiting or running:
-        while waiting and len(running) < slots:
-            name = waiting.pop(0)
-            running[submit(work[name])] = name
-            yield name, "start", None
-        done, _ = wait(running, timeout=REFRESH, return_when=FIRST_COMPLETED)
-        for future in done:
-            yield running.pop(future), "end", future.result()
-        yield "", "tick", None
-
-
-def _ray(work: dict[str, dict[str, Any]], slots: list[dict[str, str]]) -> Iterator[Event]:
-    """Run points as Ray tasks, on the cluster that RAY_ADDRESS names or a local one; folders must be shared."""
-    try:
-        import ray
-    except ImportError:
-        raise ValueError(
-            "--launcher ray: Ray is not installed; pip install 'trapo[ray]', or --launcher local"
-        ) from None
-    ray.init(
-        ignore_reinit_error=True, log_to_driver=False, num_cpus=None if os.environ.get("RAY_ADDRESS") else len(slots)
-    )
-    gpus = 1 if ray.cluster_resources().get("GPU") else 0
-
-    @ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)
-    def one(work: dict[str, Any], environment: dict[str, str]) -> str | None:
-        done = subprocess.run(
-            [*POINT, json.dumps(work)], env=os.environ | environment, stdout=subprocess.PIPE, text=True
-        )
-        return _outcome(done.returncode, done.stdout)
-
-    threads = {"OMP_NUM_THREADS": slots[0]["OMP_NUM_THREADS"]}
-    try:
-        yield from _events(work, lambda point: one.remote(point, threads).future(), len(slots))
-    finally:
-        ray.shutdown()
-
-
-def _outcome(code: int, said: str) -> str | None:
-    """None for a point that is done; else its error, in one line."""
-    if code == 0:
-        return None
-    return said.strip().splitlines()[-1] if said.strip() else f"its process ended with exit code {code}"
-
-
-def _slots(jobs: int | None) -> list[dict[str, str]]:
-    """The environment of each of the processes that run at a time."""
-    if jobs is not None and jobs < 1:
-        raise ValueError(f"--jobs {jobs}: give at least 1")
-    gpus = _gpus()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jobs = jobs or max(len(gpus), 1 if gpus else max(cores // 2, 1))
-    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(cores // jobs, 1))}
-    return [threads | ({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {}) for i in range(jobs)]
-
-
-def _gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    if (listed := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name for name in listed.split(",") if name.strip()]
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True
-        )
-        return done.stdout.split() if done.returncode == 0 else []
-    except OSError:
-        return []
-
-
 # ---------------------------------------------------------------- showing
 
 
@@ -435,7 +308,7 @@ def dry_run(
         steps_of: flags of `trapo train` -> steps of the whole run.
         jobs: points at a time, as in `run`.
     """
-    slots, missing = len(_slots(jobs)), [point for point in sweep.points if _missing(sweep, point)]
+    slots, missing = len(process_slots(jobs)), [point for point in sweep.points if _missing(sweep, point)]
     for point in sweep.points:
         state = "to run" if point in missing else "done"
         console.print(f"{point.name}: {state}: trapo train {shlex.join([*sweep.common, *point.flags])}",
@@ -461,9 +334,9 @@ def _measure(sweep: Sweep, point: Point) -> dict[str, Any]:
         flags = [*sweep.common, *point.flags, *short, "--save_strategy", "no"]
         what = {"folder": f"{folder}/run", "log": f"{folder}/log", "flags": flags, "bench": "", "samples": 1}
         done = subprocess.run(
-            [*POINT, json.dumps(what)], stdout=subprocess.PIPE, text=True, env=os.environ | _slots(1)[0]
+            [*POINT, json.dumps(what)], stdout=subprocess.PIPE, text=True, env=os.environ | process_slots(1)[0]
         )
-        if error := _outcome(done.returncode, done.stdout):
+        if error := outcome(done.returncode, done.stdout):
             raise ValueError(f"{point.name} cannot run: {error}")
         records = RunFolder(f"{folder}/run").records("metrics.jsonl")
     return {

@@ -56,8 +56,8 @@ def trsft(tokens: ExpertTokens, *, alpha: float) -> Tensor:
 def trsft_annealed(tokens: ExpertTokens, *, alpha: float, alpha_end: float) -> Tensor:
     """w = min(1, p / a), a going from `alpha` to `alpha_end` over the training, evenly in its logarithm.
 
-    Not from a paper: trust-region SFT whose region changes. From a small to a large one it pulls like SFT at first, when
-    the expert's tokens are foreign to the policy, and like DFT at the end.
+    Not from a paper: trust-region SFT whose region changes. From a small to a large alpha it pulls like SFT at first,
+    when the expert's tokens are foreign to the policy, and like DFT at the end.
     """
     a = alpha * (alpha_end / alpha) ** tokens.progress
     return (tokens.logp.exp() / a).clamp(max=1.0)
