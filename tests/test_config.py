@@ -42,7 +42,10 @@ def test_settings_always_say_alpha(fields, alpha):
 ERRORS = [
     ({"loss_type": "bnpo"}, "gradient depends on how the batch is split .* choose one of dr_grpo"),
     ({"loss_type": "ppo"}, "loss_type 'ppo' is unknown; choose one of dr_grpo"),
-    ({"guidance": "papr"}, "guidance 'papr' is unknown; choose one of paper, reference, none"),
+    (
+        {"guidance": "papr"},
+        "guidance 'papr' is unknown; choose one of paper, reference, sampled-prefix, annealed-hint, shortest-prefix, none",
+    ),
     ({"guidance": "none", "prefix_ratios": [0.0]}, "guidance='none' ignores prefix_ratios"),
     ({"expert_weight": "sfft"}, "expert_weight 'sfft' is unknown; choose one of sft, trsft"),
     ({"alpha": 0.0}, r"alpha is 0.0, .* choose it in \(0, 1\]"),

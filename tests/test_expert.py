@@ -22,14 +22,17 @@ HAND = {
     # .1 p / (p + .1)^2 * A with A = 2: .05/.36 = 5/36, .01/.04 = 1/4, .005/.0225 = 2/9, .001/.0121 = 10/121
     "luffy": [10 / 36, 0.5, 4 / 9, 20 / 121],
     "chord": [0.25, 0.09, 0.0475, 0.0099],
+    "prefix_rft": [2, 0, 0, 2],  # A = 2 on the half of the tokens with the highest entropy
+    # exp(-H) / 2 + A p, H = (2 + 1 + .5 + 1.5) / 4 = 1.25: exp(-1.25) / 2 = .1432524
+    "srft": [1.1432524, 0.3432524, 0.2432524, 0.1632524],
     "none": [0, 0, 0, 0],
 }
 
 
 @pytest.mark.parametrize("name", sorted(WEIGHTS))
 def test_weights_by_hand(name):
-    weight = make_weight(name, TRAPOConfig(output_dir="unused", alpha=0.1, gamma=0.1, use_cpu=True))
-    w = weight(tokens(advantage=torch.tensor([[2.0]])))
+    weight = make_weight(name, TRAPOConfig(output_dir="unused", alpha=0.1, gamma=0.1, entropy_share=0.5, use_cpu=True))
+    w = weight(tokens(advantage=torch.tensor([[2.0]]), entropy=torch.tensor([[2.0, 1.0, 0.5, 1.5]])))
     torch.testing.assert_close(w, torch.tensor([HAND[name]], dtype=torch.float32), rtol=1e-5, atol=1e-7)
 
 
@@ -62,6 +65,9 @@ POTENTIALS = {
     "dft": lambda p: p,
     "luffy": lambda p: 2 * p / (p + 0.1),
     "chord": lambda p: p - p**2 / 2,
+    # entropy 1 everywhere, A = 2: of five equals the first is taken as the fifth of highest entropy
+    "prefix_rft": lambda p: 2 * p.log() * torch.tensor([1.0, 0, 0, 0, 0]),
+    "srft": lambda p: 0.5 * math.exp(-1) * p.log() + 2 * p,
     "none": lambda p: 0 * p,
 }
 
@@ -73,7 +79,8 @@ def test_gradient_is_that_of_the_methods_objective(name):
     target = torch.randint(11, (3, 5, 1))
     logp = logits.log_softmax(-1).gather(-1, target)[..., 0]
     weight = make_weight(name, TRAPOConfig(use_cpu=True))
-    loss, _ = expert_loss(ExpertTokens(logp, torch.ones(3, 5), advantage=torch.full((3, 1), 2.0)), weight)
+    entropy, advantage = torch.ones(3, 5, dtype=torch.float64), torch.full((3, 1), 2.0)
+    loss, _ = expert_loss(ExpertTokens(logp, torch.ones(3, 5), entropy, advantage), weight)
     (ours,) = torch.autograd.grad(loss.sum(), logits)
     p = logits.softmax(-1).gather(-1, target)[..., 0]
     (theirs,) = torch.autograd.grad(-POTENTIALS[name](p).sum(), logits)
@@ -88,9 +95,19 @@ def test_padding_with_minus_infinity_reaches_neither_loss_nor_gradient():
     assert logp.grad.tolist() == [[-1.0, 0.0]]
 
 
-def test_luffy_asks_for_the_advantage():
+@pytest.mark.parametrize("name", ["luffy", "prefix_rft", "srft"])
+def test_what_a_weight_needs_is_asked_for(name):
     with pytest.raises(ValueError, match="advantage"):
-        make_weight("luffy", TRAPOConfig(use_cpu=True))(tokens())
+        make_weight(name, TRAPOConfig(use_cpu=True))(tokens())
+
+
+def test_tokens_off_the_mask_are_not_among_the_shares_of_a_prefix():
+    """Padding of high entropy takes no place, and a row's share is rounded up."""
+    weight = make_weight("prefix_rft", TRAPOConfig(use_cpu=True, entropy_share=0.2))
+    mask, entropy = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]), torch.tensor([[0.1, 0.3, 0.2, 9.0], [0.5, 9, 9, 9]])
+    p = torch.full((2, 4), 0.5)
+    found = expert_loss(ExpertTokens(p.log(), mask, entropy, torch.tensor([[1.0], [-3.0]])), weight)[1]
+    assert found.tolist() == [[0, 1, 0, 0], [-3, 0, 0, 0]]
 
 
 def test_unknown_weight_is_named():

@@ -2,7 +2,8 @@ from itertools import product
 
 import pytest
 
-from trapo.guidance import PRESETS, MicroGroups, Trace, no_guidance
+from trapo.guidance import MicroGroups, Trace, no_guidance
+from trapo.presets import PRESETS
 
 TRACE = Trace(tuple(range(100, 120)))
 

@@ -7,7 +7,7 @@ import conftest
 import pytest
 import torch
 from datasets import Dataset
-from harness import distance, one_step, rollouts
+from harness import distance, one_step, only_p5, rollouts
 
 from trapo import TRAPOConfig, TRAPOTrainer
 from trapo.recipe import load_recipe, recipe_names
@@ -28,6 +28,12 @@ EXPERT_OBJECTIVE = {
     "chord": lambda p, a: 0.1 * (p - p**2 / 2),
 } | dict.fromkeys(("micro-groups", "grpo", "grpo-hot", "grpo-entropy"), lambda p, a: 0 * p)
 EXPERT_OBJECTIVE["trapo-reference"] = EXPERT_OBJECTIVE["trapo"]
+EXPERT_OBJECTIVE |= {"hpt": lambda p, a: p.log(), "bread": lambda p, a: 0 * p, "uft": lambda p, a: 0.008 * p.log()}
+# The same where the entropy h of the policy at the token counts too, as a constant.
+ENTROPY_OBJECTIVE = {
+    "srft": lambda p, a, h: 0.5 * torch.exp(-h.mean()) * p.log() + a * p,
+    "prefix-rft": lambda p, a, h: a * p.log()[h.argsort(descending=True)[: -(-len(h) // 5)]],
+}
 DEMONSTRATIONS_APART = ("dft", "chord")  # not in the group's mean
 RL_COEF = {"chord": 0.9}
 ENTROPY = {"luffy": (0.001, False), "trapo-reference": (0.001, True)}
@@ -69,10 +75,17 @@ def objective_gradient(model, tokenizer, samples, name):
         token_logp = logp.gather(-1, ids[0, len(prompt) :, None])[:, 0]
         entropy = -(logp.exp() * logp).sum(-1)
         a, n = advantage[s["prompt_id"], s["sample"]], len(prefix)
-        total = total + RL_COEF.get(name, 1.0) * a * token_logp[n:].sum()
+        mine = a
+        if name == "srft":
+            mine = 0.1 * torch.exp(-token_logp[n:].detach().mean()) if s["reward"] else -1.0
+        if name == "hpt" and any(t["prefix_ids"] for t in samples if t["prompt_id"] == s["prompt_id"]):
+            mine = 0.0
+        total = total + RL_COEF.get(name, 1.0) * mine * token_logp[n:].sum()
         first = n if on_expert and s["expert_loss"] else 0
         entropies, tokens = entropies + entropy[n - first :].sum(), tokens + len(own) + first
-        if s["expert_loss"]:
+        if s["expert_loss"] and name in ENTROPY_OBJECTIVE:
+            total = total + ENTROPY_OBJECTIVE[name](token_logp[:n].exp(), a, entropy[:n].detach()).sum()
+        elif s["expert_loss"]:
             total = total + EXPERT_OBJECTIVE[name](token_logp[:n].exp(), a).sum()
     objective = total / (len(samples) * MAX_LENGTH) + coef * entropies / tokens
     parameters = dict(model.named_parameters())
@@ -82,7 +95,10 @@ def objective_gradient(model, tokenizer, samples, name):
 
 @pytest.mark.parametrize("name", RL_RECIPES)
 def test_the_gradient_is_that_of_the_papers_objective(name, tmp_path, tokenizer):
-    change = one_step(tmp_path / "run", conftest.new_model(), tokenizer, conftest.ROWS, **fields_of(name))
+    fields = fields_of(name)
+    if name in ("hpt", "bread"):  # guided only where all samples fail
+        fields["reward"] = only_p5
+    change = one_step(tmp_path / "run", conftest.new_model(), tokenizer, conftest.ROWS, **fields)
     samples = rollouts(tmp_path / "run")
     if name not in ("grpo", "grpo-hot", "grpo-entropy"):
         assert any(s["prefix_tokens"] for s in samples)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from trapo.engines.base import Request, Sample
 from trapo.engines.torch_engine import TorchEngine
 from trapo.grading import Grader
-from trapo.guidance import PRESETS, Trace, no_guidance
+from trapo.guidance import Trace, no_guidance
 from trapo.judge import GraderJudge
+from trapo.presets import PRESETS
 from trapo.rollout import SCHEDULES, Group, Rollout, Row, sample_seed
 
 

@@ -11,7 +11,9 @@ from transformers import SchedulerType
 from trl import GRPOConfig
 
 from . import expert
-from .guidance import PRESETS, MicroGroups, no_guidance
+from .advantage import ADVANTAGES
+from .guidance import MicroGroups, no_guidance
+from .presets import PRESETS
 from .rollout import SCHEDULES
 from .run import STAGES
 from .text import EXPERT_TEXTS, TEMPLATES, TOO_LONG
@@ -35,7 +37,10 @@ class TRAPOConfig(GRPOConfig):
     # Guidance
     guidance: str = field(
         default="paper",
-        metadata={"help": "Preset of micro-groups: 'paper', 'reference' (the authors' script) or 'none' (plain GRPO)."},
+        metadata={
+            "help": "Preset: 'paper', 'reference' (the authors' script), 'none' (plain GRPO), 'sampled-prefix' (its "
+            "ratio drawn by lot), 'annealed-hint' (ever shorter), 'shortest-prefix' (searched where all fail)."
+        },
     )
     micro_group_sizes: list[int] | None = field(
         default=None,
@@ -55,6 +60,17 @@ class TRAPOConfig(GRPOConfig):
     )
     trace_of_micro_group: list[int] | None = field(
         default=None, metadata={"help": "Which of the prompt's expert traces each micro-group is shown, from 0."}
+    )
+    ratio_start: float | None = field(
+        default=None, metadata={"help": "sampled-prefix: its ratio's lower bound at first; annealed-hint: the hint's."}
+    )
+    ratio_end: float | None = field(default=None, metadata={"help": "As ratio_start, at the end of the annealing."})
+    ratio_share: float | None = field(
+        default=None, metadata={"help": "annealed-hint: share of the training with hints."}
+    )
+    rl_beside_guided: bool = field(
+        default=True,
+        metadata={"help": "Whether own tokens of a prompt take part in RL where one of its micro-groups is guided."},
     )
     demonstrations_in_baseline: bool = field(
         default=True,
@@ -95,6 +111,13 @@ class TRAPOConfig(GRPOConfig):
         default=1.0, metadata={"help": "Of trsft_annealed: where alpha arrives at the end of training."}
     )
     gamma: float = field(default=0.1, metadata={"help": "The constant of the luffy weight, gamma p / (p + gamma)^2."})
+    entropy_share: float = field(
+        default=0.2, metadata={"help": "Of prefix_rft: share of a prefix's tokens that are trained, by entropy."}
+    )
+    advantage: str = field(
+        default="group",
+        metadata={"help": f"What own tokens are rewarded by: one of {', '.join(ADVANTAGES)}."},
+    )
     expert_coef: float = field(default=1.0, metadata={"help": "Coefficient of the expert's loss in the joint loss."})
     rl_coef: float = field(default=1.0, metadata={"help": "Coefficient of the GRPO loss in the joint loss."})
     entropy_on_expert: bool = field(
@@ -190,7 +213,8 @@ class TRAPOConfig(GRPOConfig):
     def micro_groups(self) -> MicroGroups:
         """The guidance that these fields describe: the preset, with the fields that are given put over it."""
         if self.guidance == "none":
-            overridden = [n for n in ("micro_group_sizes", "prefix_ratios", "thresholds") if getattr(self, n)]
+            names = ("micro_group_sizes", "prefix_ratios", "thresholds", "ratio_start", "ratio_end", "ratio_share")
+            overridden = [name for name in names if getattr(self, name)]
             if overridden:
                 raise ValueError(f"guidance='none' ignores {', '.join(overridden)}; use guidance='paper' with them")
             return no_guidance(self.num_generations or 8)
@@ -203,10 +227,15 @@ class TRAPOConfig(GRPOConfig):
             "compare": self.threshold_on,
             "prefix_end": self.prefix_end,
             "traces": self.trace_of_micro_group,
-        }
+            "rl_beside_guided": self.rl_beside_guided,
+        } | {name: getattr(self, name) for name in ("ratio_start", "ratio_end", "ratio_share")}
         given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if v is not None}
         if "sizes" in given and len(given["sizes"]) != len(PRESETS[self.guidance].sizes):
             given.setdefault("traces", ())
+        if foreign := [name for name in given if not hasattr(PRESETS[self.guidance], name)]:
+            raise ValueError(
+                f"guidance {self.guidance!r} has no {foreign[0]}: leave it out, or choose another guidance"
+            )
         groups = replace(PRESETS[self.guidance], **given)
         if self.num_generations is not None and self.num_generations != groups.group_size:
             raise ValueError(
@@ -243,7 +272,7 @@ class TRAPOConfig(GRPOConfig):
         settings = {"stages": list(self.stages), "expert_weight": self.expert_weight, "alpha": None}
         if self.trains_expert_tokens:
             settings |= {name: getattr(self, name) for name in expert.weight_parameters(self.expert_weight)}
-        names = ["expert_coef", "rl_coef", "temperature"]
+        names = ["expert_coef", "rl_coef", "advantage", "temperature"]
         if "sft" in self.stages:
             names += [f.name for f in fields(TRAPOConfig) if f.name.startswith("sft_")]
         return settings | {n: getattr(self, n) for n in names} | {"guidance": self.micro_groups().settings()}
@@ -280,6 +309,10 @@ class TRAPOConfig(GRPOConfig):
             raise ValueError(f"update_tokens is {self.update_tokens}, but a forward needs at least one token")
         if self.rollout_slots < 1:
             raise ValueError(f"rollout_slots is {self.rollout_slots}, but at least one sample must be drawn at a time")
+        if self.advantage not in ADVANTAGES:
+            raise ValueError(f"advantage {self.advantage!r} is unknown; choose one of {', '.join(ADVANTAGES)}")
+        if not 0 < self.entropy_share <= 1:
+            raise ValueError(f"entropy_share is {self.entropy_share}: choose a share of a prefix's tokens, in (0, 1]")
         if self.gamma <= 0:
             raise ValueError(f"gamma is {self.gamma}, but the luffy weight needs it positive")
         if self.loss_type == "bnpo":

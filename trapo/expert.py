@@ -85,13 +85,39 @@ def chord(tokens: ExpertTokens) -> Tensor:
     return p * (1 - p)
 
 
+def prefix_rft(tokens: ExpertTokens, *, entropy_share: float) -> Tensor:
+    """w = advantage on the tokens of the row's highest entropy, else 0 (Prefix-RFT, arXiv 2507.01679).
+
+    The policy gradient of the prefix as if the policy had drawn it, on `entropy_share` of its tokens, at least one.
+    """
+    if tokens.advantage is None or tokens.entropy is None:
+        raise ValueError("the prefix_rft weight needs ExpertTokens(advantage=..., entropy=...)")
+    entropy = tokens.entropy.masked_fill(tokens.mask == 0, -torch.inf)
+    count = (tokens.mask.sum(1) * entropy_share).ceil().long()  # (B,)
+    rank = entropy.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return (rank < count[:, None]).to(tokens.logp.dtype) * tokens.advantage
+
+
+def srft(tokens: ExpertTokens) -> Tensor:
+    """w = exp(-entropy) / 2 + advantage * p: SRFT's supervised loss and its off-policy RL (arXiv 2506.19767).
+
+    The entropy is the mean over the row's expert tokens; the RL part is the gradient of advantage * p, the ratio with
+    the expert's probability taken as 1, without clipping.
+    """
+    if tokens.advantage is None or tokens.entropy is None:
+        raise ValueError("the srft weight needs ExpertTokens(advantage=..., entropy=...)")
+    count = tokens.mask.sum(1, keepdim=True).clamp(min=1)
+    entropy = torch.where(tokens.mask.bool(), tokens.entropy, 0.0).sum(1, keepdim=True) / count
+    return 0.5 * (-entropy).exp() + tokens.advantage * tokens.logp.exp()
+
+
 def none(tokens: ExpertTokens) -> Tensor:
     """w = 0: the expert only guides, nothing is imitated (as in BREAD, arXiv 2506.17211)."""
     return torch.zeros_like(tokens.logp)
 
 
 WEIGHTS: dict[str, Callable[..., Tensor]] = {
-    f.__name__: f for f in (sft, trsft, trsft_annealed, dft, luffy, chord, none)
+    f.__name__: f for f in (sft, trsft, trsft_annealed, dft, luffy, chord, prefix_rft, srft, none)
 }
 
 

@@ -49,6 +49,11 @@ METHOD_COLORS = {
     "micro-groups-luffy": "#009E73",
     "micro-groups-dft": "#CC79A7",
     "micro-groups-chord": "#56B4E9",
+    "hpt": "#882255",
+    "prefix-rft": "#444444",
+    "srft": "#56B4E9",
+    "bread": "#332288",
+    "uft": "#7A2A00",
     "reverse_kl": "#882255",
 }
 METHOD_LABELS = {
@@ -71,6 +76,11 @@ METHOD_LABELS = {
     "micro-groups-luffy": "micro-groups + LUFFY",
     "micro-groups-dft": "micro-groups + DFT",
     "micro-groups-chord": "micro-groups + CHORD",
+    "hpt": "HPT",
+    "prefix-rft": "Prefix-RFT",
+    "srft": "SRFT",
+    "bread": "BREAD",
+    "uft": "UFT",
     "reverse_kl": "reverse KL (oracle)",
 }
 METHOD_DASHES = {
@@ -83,6 +93,9 @@ METHOD_DASHES = {
     "micro-groups-luffy": (0, (4, 1.5)),
     "micro-groups-dft": (0, (4, 1.5)),
     "micro-groups-chord": (0, (4, 1.5)),
+    "srft": (0, (4, 1.5)),
+    "bread": (0, (1, 1)),
+    "uft": (0, (4, 1.5)),
     "reverse_kl": (0, (4, 1.5)),
 }
 

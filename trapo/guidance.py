@@ -9,9 +9,9 @@ what is already certain. The scheduler asks again after every grade.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import fsum
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class MicroGroups:
         prefix_end: "exact" cuts at int(ratio * length); "blank-line" moves the cut to behind the first blank line after
             it that comes before (ratio + 0.3) * length (the reference script).
         traces: which trace each micro-group is shown; the last available one where there are fewer.
+        rl_beside_guided: whether a group's own tokens take part in the RL loss where one of its micro-groups is guided;
+            False leaves such a prompt to the expert's loss alone (HPT).
     """
 
     sizes: tuple[int, ...]
@@ -69,6 +71,7 @@ class MicroGroups:
     compare: str = "mean"
     prefix_end: str = "exact"
     traces: tuple[int, ...] = ()
+    rl_beside_guided: bool = True
 
     def __post_init__(self):
         n = len(self.sizes)
@@ -79,7 +82,7 @@ class MicroGroups:
                 )
         if not n or any(size < 1 for size in self.sizes):
             raise ValueError(f"micro-group sizes {self.sizes} must be positive")
-        if self.ratios[0] != 0:
+        if self.ratios[0] != 0 and not self.guides_first:
             raise ValueError(f"prefix ratios {self.ratios} must begin with 0: the first micro-group is never guided")
         if any(not 0 <= ratio <= 1 for ratio in self.ratios):
             raise ValueError(f"prefix ratios {self.ratios} must lie in [0, 1]")
@@ -89,6 +92,17 @@ class MicroGroups:
             raise ValueError(f"prefix_end {self.prefix_end!r} must be 'exact' or 'blank-line'")
         if any(trace < 0 for trace in self.traces):
             raise ValueError(f"traces {self.traces} are indices, counted from 0")
+
+    guides_first: ClassVar[bool] = False  # whether the first micro-group may be guided
+
+    def at(self, progress: float, draw: float) -> "MicroGroups":
+        """The guidance of one prompt at one step; this one, unless it changes over training or is drawn by lot.
+
+        Args:
+            progress: share of the training done, in [0, 1].
+            draw: uniform in [0, 1), the prompt's own in this step.
+        """
+        return self
 
     @property
     def group_size(self) -> int:
@@ -122,6 +136,8 @@ class MicroGroups:
         if self.ratios[i] == 0:
             return False
         earlier = rewards[: self.members(i).start]
+        if not earlier:
+            return True
         known = [r for r in earlier if r is not None]
         missing = len(earlier) - len(known)
         if missing and not bounded:
@@ -154,10 +170,15 @@ class MicroGroups:
                 first = plan.length > 0 and prefix not in trained
                 trained.add(prefix)
                 plans.append(RowPlan(i, plan.ratio, plan.trace, plan.length, expert=first))
+        if not self.rl_beside_guided and any(plan and plan.length for plan in plans):
+            plans = [plan and replace(plan, rl=False) for plan in plans]
         return plans
 
     def branches(self, index: int, traces: Sequence[Trace]) -> dict[bool, RowPlan]:
-        """What sample `index` may turn out to be: {False: plain, True: guided}; `expert` is not settled in these."""
+        """What sample `index` may turn out to be: {False: plain, True: guided}, each only if it is known already.
+
+        `expert` and `rl` are not settled in these.
+        """
         i = next(i for i in range(len(self.sizes)) if index in self.members(i))
         return {False: RowPlan(i), True: self._guided_row(i, traces)}
 
@@ -184,14 +205,3 @@ class MicroGroups:
 def no_guidance(group_size: int) -> MicroGroups:
     """Plain GRPO: one micro-group that is shown nothing."""
     return MicroGroups((group_size,), (0.0,), (-1.0,))
-
-
-# The paper and its authors' script differ; each preset keeps its own comparison.
-PRESETS: dict[str, MicroGroups] = {
-    # arXiv 2512.17636, section 4
-    "paper": MicroGroups((4, 2, 1, 1), (0.0, 0.2, 0.5, 1.0), (-1.0, 0.5, 0.7, 0.9)),
-    # the authors' training script: sums of rewards, prefixes that end at a blank line, a second trace for the last
-    "reference": MicroGroups(
-        (4, 2, 1, 1), (0.0, 0.25, 0.5, 1.0), (-1.0, 2.0, 4.0, 7.0), "sum", "blank-line", (0, 0, 0, 1)
-    ),
-}

@@ -104,6 +104,7 @@ class Rollout:
         max_tokens: bound on prefix plus own tokens.
         schedule: one of `SCHEDULES`.
         bounded: whether rewards are known to lie in [0, 1]; if not, nothing is decided early.
+        progress: share of the training done, for guidance that changes over it.
     """
 
     def __init__(
@@ -118,11 +119,15 @@ class Rollout:
         max_tokens: int,
         schedule: str = "speculative",
         bounded: bool = True,
+        progress: float = 0.0,
     ):
-        self.groups, self.guidance, self.engine, self.judge = groups, guidance, engine, judge
+        self.groups, self.engine, self.judge = groups, engine, judge
+        self.group_size = guidance.group_size
+        draws = [sample_seed(seed, step, group.prompt_id, -1, False) / 2**63 for group in groups]
+        self._guidance = [guidance.at(progress, draw) for draw in draws]
         self.seed, self.step, self.max_tokens, self.bounded = seed, step, max_tokens, bounded
         self.schedule, self.cost = schedule, Cost()
-        self._rows: list[list[Row | None]] = [[None] * guidance.group_size for _ in groups]
+        self._rows: list[list[Row | None]] = [[None] * self.group_size for _ in groups]
         self._place = {id(group): g for g, group in enumerate(groups)}
         self._drawing: dict[int, Row] = {}  # by the engine's key
         self._grading = 0
@@ -149,9 +154,9 @@ class Rollout:
             for key in self._drawing:
                 self.engine.abort(key)
             raise
-        for group, rows in zip(self.groups, self._rows, strict=True):
+        for group, guidance, rows in zip(self.groups, self._guidance, self._rows, strict=True):
             # Which of several twins trains their prefix is settled only when every micro-group is decided.
-            final = self.guidance.plan([row.reward for row in rows], group.traces, self.bounded)
+            final = guidance.plan([row.reward for row in rows], group.traces, self.bounded)
             for row, plan in zip(rows, final, strict=True):
                 row.plan = plan
         return self._rows
@@ -161,7 +166,7 @@ class Rollout:
         for g in places:
             rows = self._rows[g]
             rewards = [None if row is None else row.reward for row in rows]
-            for index, plan in enumerate(self.guidance.plan(rewards, self.groups[g].traces, self.bounded)):
+            for index, plan in enumerate(self._guidance[g].plan(rewards, self.groups[g].traces, self.bounded)):
                 due = plan is not None and (self.schedule != "barrier" or plan.micro_group <= self._level)
                 if due and rows[index] is None:
                     rows[index] = self._settle(g, index, plan) or self._begin(g, index, plan)[0]
@@ -229,11 +234,11 @@ class Rollout:
                 self._abort(bet)
         if self.engine.free <= 0:
             return
-        for index in range(self.guidance.group_size):
+        for index in range(self.group_size):
             for g, rows in enumerate(self._rows):
                 if rows[index] is not None or (g, index) in self._bets:
                     continue
-                plans = self.guidance.branches(index, self.groups[g].traces)
+                plans = self._guidance[g].branches(index, self.groups[g].traces)
                 rows_of = {guided: self._new_row(g, index, plan) for guided, plan in plans.items()}
                 if self.engine.free < sum(not self._is_complete(row) for row in rows_of.values()):
                     return
@@ -243,12 +248,15 @@ class Rollout:
                 }
 
     def _settle(self, g: int, index: int, plan: RowPlan) -> Row | None:
-        """The row that was begun for the branch that has won, the other one aborted; None if there was no bet."""
+        """The row that was begun for the branch that has won, others aborted; None if there was no bet on it."""
         bets = self._bets.pop((g, index), None)
         if bets is None:
             return None
-        winner, loser = bets[plan.length > 0], bets[plan.length == 0]
-        self._abort(loser)
+        winner = bets.pop(plan.length > 0, None)
+        for loser in bets.values():
+            self._abort(loser)
+        if winner is None:
+            return None
         winner.row.plan = plan
         if winner.key is None:
             self._submit(winner.row)

@@ -23,6 +23,7 @@ from trl.data_utils import is_conversational
 from trl.models import unwrap_model_for_generation
 
 from . import checks
+from .advantage import ADVANTAGES
 from .config import TRAPOConfig
 from .engines.base import Sampling
 from .engines.choice import Engines
@@ -133,7 +134,10 @@ class TRAPOTrainer(GRPOTrainer):
         """TRL's hook around generation: adds `expert_mask` and the denominators that count expert tokens."""
         self._inputs, self._mode = inputs, "train" if self.model.training else "eval"
         output = super()._generate_and_score_completions(inputs)
-        prefix = output["completion_mask"] * (1 - output["tool_mask"])  # (B, T)
+        lengths = torch.tensor([len(row.prefix_ids) for row in self._rows], device=output["completion_mask"].device)
+        columns = torch.arange(output["completion_mask"].shape[1], device=lengths.device)
+        prefix = output["completion_mask"] * (columns < lengths[:, None])  # (B, T)
+        output["advantages"] = self._own_advantages(output["advantages"])
         trained = torch.tensor([row.plan.expert for row in self._rows], device=prefix.device)
         if not self.args.trains_expert_tokens:
             trained = torch.zeros_like(trained)
@@ -167,6 +171,14 @@ class TRAPOTrainer(GRPOTrainer):
             self.recorder.record_rollout(self._rows, output["advantages"].tolist())
         return output
 
+    def _own_advantages(self, advantages: Tensor) -> Tensor:
+        """The advantages (B,) by the method's rule, where there are own tokens."""
+        own = advantages.new_tensor([len(row.own_ids) for row in self._rows])
+        surprise = advantages.new_tensor([-sum(row.own_logprobs) for row in self._rows])
+        rewards = advantages.new_tensor([row.reward for row in self._rows])
+        found = ADVANTAGES[self.args.advantage](rewards, advantages, surprise / own.clamp(min=1))
+        return torch.where(own > 0, found, advantages)
+
     def _rollout(self, prompts: list, trainer: GRPOTrainer) -> dict[str, list]:
         """TRL's `rollout_func`: draws all groups of this rank; prompts come repeated, a group's samples in a row."""
         training = self._mode == "train"
@@ -197,6 +209,7 @@ class TRAPOTrainer(GRPOTrainer):
                 max_tokens=self.max_completion_length,
                 schedule=self.args.schedule,
                 bounded=self._bounded,
+                progress=self._progress(),
             )
             rows = rollout.run()
             model.train(training)
