@@ -10,7 +10,7 @@ from packaging.version import Version
 from transformers import SchedulerType
 from trl import GRPOConfig
 
-from . import expert
+from . import expert, lora
 from .advantage import ADVANTAGES
 from .guidance import MicroGroups, no_guidance
 from .presets import PRESETS
@@ -137,6 +137,12 @@ class TRAPOConfig(GRPOConfig):
     sft_warmup_ratio: float = field(default=0.1, metadata={"help": "Share of the SFT steps for the warm-up."})
     sft_loss_type: str = field(
         default="nll", metadata={"help": "TRL's loss of the SFT stage: 'nll', or 'dft' (weighted by p)."}
+    )
+    # LoRA
+    lora_r: int = field(default=0, metadata={"help": "Rank of LoRA's adapters; 0 trains all weights."})
+    lora_alpha: float = field(default=32.0, metadata={"help": "LoRA's scale: adapters count lora_alpha / lora_r."})
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: ["all-linear"], metadata={"help": "Modules with adapters; 'all-linear' is all of them."}
     )
     # Rollouts
     engine: str = field(
@@ -279,6 +285,7 @@ class TRAPOConfig(GRPOConfig):
 
     def _check_method(self) -> None:
         expert.weight_parameters(self.expert_weight)
+        lora.check(self)
         if tuple(self.stages) not in (("rl",), ("sft",), STAGES):
             raise ValueError(f"stages are {', '.join(self.stages) or 'none'}: choose rl, sft, or sft rl")
         if "sft" in self.stages and (self.sft_batch_size < 1 or (self.sft_max_steps < 1 and self.sft_epochs <= 0)):

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from .card import write_card
 from .expert import ExpertTokens
+from .lora import is_adapted, save_merged
 from .rollout import Row
 from .run import MARKER, RunFolder, environment, write_whole
 
@@ -55,7 +56,13 @@ class StageRecorder(TrainerCallback):
     def save_model(self, target: Path, mark: bool = False, card: bool = False) -> None:
         """Save model and tokenizer as a folder that appears whole or not at all; with `card`, a model card in it."""
         temporary = target.with_name(f".{target.name}")
-        self.trainer.save_model(temporary)
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        if is_adapted(model):
+            if self._main:
+                save_merged(model, temporary)
+                self.trainer.processing_class.save_pretrained(temporary)
+        else:
+            self.trainer.save_model(temporary)
         if mark:
             self.mark(temporary)
         if card and self._main:

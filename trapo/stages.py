@@ -11,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from .config import TRAPOConfig
 from .launch import Job, load_model, print_data
+from .lora import load_adapter, peft_config
 from .progress import ProgressLine, print_summary
 from .run import DROPPED, MARKER, RunFolder, write_whole
 from .sft import SFTStage
@@ -31,7 +32,8 @@ def train(job: Job, config: TRAPOConfig, *, resume: bool = False, console: Conso
     folder = RunFolder(config.output_dir)
     point = _resume_point(folder, config) if resume else folder.check_free()
     over = point is not None and point != folder.sft and folder.stage_is_over(point)  # killed before what comes after
-    trainer = _trainer(job, config, point if over else folder.sft if folder.sft.exists() else job.model_path)
+    start = folder.sft if folder.sft.exists() else job.model_path
+    trainer = _trainer(job, config, start, point if over else None)
     accuracies: dict[str, float] = {}
     if point is None:
         trainer.recorder.begin()
@@ -78,13 +80,17 @@ def _run(trainer: TRAPOTrainer | SFTStage, checkpoint: Path | None, over: bool) 
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
 
 
-def _trainer(job: Job, config: TRAPOConfig, model_path: str | Path) -> TRAPOTrainer:
-    """The RL stage's trainer, which also evaluates."""
-    model, tokenizer = load_model(str(model_path), config.trust_remote_code)
+def _trainer(job: Job, config: TRAPOConfig, start: str | Path, checkpoint: Path | None = None) -> TRAPOTrainer:
+    """The RL stage's trainer, which also evaluates: with the weights of `start`, or of a checkpoint begun there."""
+    whole = checkpoint is not None and not config.lora_r
+    model, tokenizer = load_model(str(checkpoint if whole else start), config.trust_remote_code)
     try:
         trainer = TRAPOTrainer(
-            model, args=config, train_dataset=job.train, eval_dataset=job.held_out or None, processing_class=tokenizer
-        )
+            model, args=config, train_dataset=job.train, eval_dataset=job.held_out or None, processing_class=tokenizer,
+            peft_config=peft_config(config),
+        )  # fmt: skip
+        if checkpoint is not None and config.lora_r:
+            load_adapter(trainer.model, checkpoint)
     except RuntimeError as error:
         if "to be installed" in str(error):  # a tracker's callback, which says what to install
             raise ValueError(f"report_to {config.report_to}: {error}") from error
