@@ -407,11 +407,15 @@ class TRAPOTrainer(GRPOTrainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"):
         """As in transformers; `{prefix}_reward` and `{prefix}_truncated` of every held-out set are in the result."""
         self.eval_prefix = metric_key_prefix
-        before_training = not self.accelerator._models
+        before_training = not self.accelerator._models and not self.is_deepspeed_enabled
+        sharded = self.is_fsdp_enabled
+        if before_training:
+            self.is_fsdp_enabled = False  # FSDP2 shards a model together with its optimizer only, and that comes later
         result = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        if before_training and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            # accelerate takes a model that was prepared for an evaluation for prepared, and would leave it without DDP:
-            # every rank would then train by itself.
+        self.is_fsdp_enabled = sharded
+        if before_training:
+            # accelerate takes a model that was prepared for an evaluation for prepared, and would leave it without DDP
+            # or FSDP: every rank would then train by itself.
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
             self.accelerator._models.clear()
             self.model._is_accelerate_prepared = False

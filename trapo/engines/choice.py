@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from trl import GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 
@@ -42,11 +44,8 @@ class Engines:
         self._trainer = trainer
         self.seconds: float | None = None
         self.difference: float | None = None
-        if trainer.is_fsdp_enabled and trainer.args.resolved_engine() == "torch":
-            raise ValueError(
-                "the embedded engine lets every rank draw by itself, but FSDP makes ranks wait for each other in every "
-                "layer: use --engine vllm, or DDP"
-            )
+        self._whole: PreTrainedModel | None = None  # of a sharded model, its weights unsharded
+        self._whole_at = -1  # the step whose weights these are
         self._vllm = self._start_vllm() if trainer.args.resolved_engine() == "vllm" else None
 
     def _start_vllm(self) -> "VLLMEngine":
@@ -68,6 +67,7 @@ class Engines:
 
     def forget(self) -> None:
         """The weights may have changed without a step: a checkpoint was loaded."""
+        self._whole_at = -1
         if self._vllm is not None:
             self._vllm.loaded = None
 
@@ -75,12 +75,33 @@ class Engines:
         """The engine with the weights of `model`, the training model unwrapped, as they are at `step`."""
         trainer = self._trainer
         if self._vllm is None:
+            if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+                model = self._unsharded(model, step)
             slots, pad = trainer.args.rollout_slots, trainer._tokenizer.pad_token_id
             return TorchEngine(model, trainer.eos_token_ids, pad, sampling=sampling, slots=slots)
         self._vllm.sampling, self.seconds = sampling, None
         if self._vllm.loaded != (id(self), step):
             started = time.perf_counter()
-            self._vllm.load(TRLWeights(trainer.model, trainer.accelerator, processing_class=None).named())
+            self._vllm.load(self._weights())
             self.difference = self._vllm.check(model)
             self._vllm.loaded, self.seconds = (id(self), step), time.perf_counter() - started
         return self._vllm
+
+    def _weights(self) -> Iterator[tuple[str, Tensor]]:
+        return TRLWeights(self._trainer.model, self._trainer.accelerator, processing_class=None).named()
+
+    def _unsharded(self, model: PreTrainedModel, step: int) -> PreTrainedModel:
+        """A whole copy of an FSDP model: its ranks wait for each other in every layer, but draw different lengths.
+
+        It costs the memory of the weights on every rank; where that is too much there is vLLM.
+        """
+        if self._whole is None:
+            device, dtype = self._trainer.accelerator.device, next(model.parameters()).dtype
+            self._whole = AutoModelForCausalLM.from_config(model.config).to(device, dtype).eval()
+        if self._whole_at != step:
+            parameters = dict(self._whole.named_parameters())  # tied ones once
+            for name, tensor in self._weights():
+                if name in parameters:
+                    parameters[name].data.copy_(tensor)
+            self._whole_at = step
+        return self._whole
