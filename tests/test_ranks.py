@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from safetensors.torch import load_file
 
+from trapo.checks import split_evenly
 from trapo.run import RunFolder
 from trapo_toy.world import BASE
 
@@ -91,9 +93,30 @@ def test_two_ranks_train_to_the_weights_of_one(kind, one_rank, tmp_path):
         assert set(other) - set(one) <= {"lm_head.weight"} and set(one) <= set(other)
         assert max((one[name] - before[name]).abs().max() for name in one) > 50 * TOLERANCE
         assert max((one[name] - other[name]).abs().max() for name in one) < TOLERANCE, part
-    assert [line["reward"] for line in two.records("evals.jsonl")][:1] == [
-        line["reward"] for line in one_rank.records("evals.jsonl")
-    ][:1]
+    asked = [("test", 200), ("direct", 100), ("facts", 100)]  # the base: each question once
+    assert [e[:2] for e in evaluations(two)[:3]] == asked and evaluations(two)[:3] == evaluations(one_rank)[:3]
+
+
+def evaluations(run):
+    return [(line["set"], line["samples"], line["reward"]) for line in run.records("evals.jsonl")]
+
+
+@pytest.mark.parametrize(
+    "sizes, ranks, batch, found",
+    [({"a": 200, "b": 100}, 2, 100, 50), ({"a": 96}, 8, 100, 12), ({"a": 30, "b": 45}, 1, 7, 7), ({"a": 12}, 4, 8, 3)],
+)
+def test_held_out_sets_are_split_so_that_no_row_is_drawn_twice(sizes, ranks, batch, found):
+    args = SimpleNamespace(
+        num_generations_eval=1, num_generations=8, world_size=ranks, per_device_eval_batch_size=batch
+    )
+    split_evenly(args, {name: range(n) for name, n in sizes.items()})
+    assert args.per_device_eval_batch_size == found
+
+
+def test_a_set_that_cannot_be_split_is_named():
+    args = SimpleNamespace(num_generations_eval=1, num_generations=8, world_size=2, per_device_eval_batch_size=4)
+    with pytest.raises(ValueError, match=r"\(a 7 prompts x 1 samples\) cannot be split over 2 processes"):
+        split_evenly(args, {"a": range(7)})
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))

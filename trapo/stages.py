@@ -18,7 +18,15 @@ from .sft import SFTStage
 from .trainer import TRAPOTrainer
 
 # What a resumed run may change: where and how it runs and is reported, not what is computed.
-FREE_ON_RESUME = {"output_dir", "resume_from_checkpoint", "report_to", "run_name", "logging_dir", "disable_tqdm"}
+FREE_ON_RESUME = {
+    "per_device_eval_batch_size",
+    "output_dir",
+    "resume_from_checkpoint",
+    "report_to",
+    "run_name",
+    "logging_dir",
+    "disable_tqdm",
+}
 
 
 def train(job: Job, config: TRAPOConfig, *, resume: bool = False, console: Console | None = None) -> RunFolder:

@@ -81,6 +81,8 @@ class TRAPOTrainer(GRPOTrainer):
     ):
         args = args or TRAPOConfig()
         checks.check_inputs(args, reward_funcs, train_dataset, processing_class)
+        if eval_dataset is not None:
+            checks.split_evenly(args, eval_dataset)
         loaded = processing_class is not None and not isinstance(model, str)
         if loaded:  # before TRL creates the output folder
             checks.check_model(args, model, processing_class, train_dataset)
