@@ -73,6 +73,12 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "--dry_run", help="Print the resolved config and the plan, and stop.")
     ] = False,
+    rates: Annotated[
+        str | None,
+        typer.Option(
+            help="For --dry-run: tokens per second that are drawn and trained, such as 2000,9000: adds times."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output_dir.")] = False,
     list_fields: Annotated[bool, typer.Option("--fields", help="List every config field, and stop.")] = False,
 ) -> None:
@@ -100,7 +106,7 @@ def train(
             RunFolder(settings.output_dir).check_free()  # before minutes go into checking a large data file
         job = make_job(recipe, model, data, eval_data, settings, resume)
         if dry_run:
-            launch.print_plan(job, settings, launch.Console())
+            launch.print_plan(job, settings, launch.Console(), parse_rates(rates))
             return
         with interruptible(f"go on with the same command and --resume --output_dir {folder}"):
             stages.train(job, settings, resume=resume)
@@ -292,6 +298,15 @@ def compare(
         from trapo_evals import compare
 
         compare.run(folders, out, seed, Console())
+
+
+def parse_rates(text: str | None) -> tuple[float, float]:
+    """ "2000,9000" as two numbers; zeros for None."""
+    try:
+        drawn, trained = map(float, text.split(",")) if text else (0.0, 0.0)
+    except ValueError:
+        raise ValueError(f"--rates {text}: give tokens drawn and trained per second, such as 2000,9000") from None
+    return drawn, trained
 
 
 def register_world(model: str) -> None:

@@ -78,7 +78,7 @@ def trainer_of(kind, config, model, folder: str, **fields):
     }  # fmt: skip
     rows = Dataset.from_list([{"prompt": "a", "answer": "1"}] * 16)
     reward = lambda completions, **_: [0.0] * len(completions)  # noqa: E731
-    return kind(model, reward, args=config(**shared, **fields), train_dataset=rows, processing_class=tokenizer)
+    return kind(model, reward, args=config(**shared | fields), train_dataset=rows, processing_class=tokenizer)
 
 
 def measured(trainer, model, micro_batches: list[dict], gradients: dict) -> dict[str, float]:

@@ -17,6 +17,7 @@ from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import TrlParser
 
+from . import estimate
 from .config import TRAPOConfig
 from .data import read_rows
 from .grading import Grader
@@ -179,10 +180,32 @@ def _rl_plan(job: Job, config: TRAPOConfig) -> dict[str, Any]:
     }
 
 
-def print_plan(job: Job, config: TRAPOConfig, console: Console) -> None:
-    """The plan and every field that differs from its default."""
+def estimated(job: Job, config: TRAPOConfig, rates: tuple[float, float] = (0.0, 0.0)) -> dict[str, str]:
+    """Memory per GPU, and tokens and operations per step, for the plan (`trapo.estimate`).
+
+    Args:
+        job, config: the run.
+        rates: tokens per second that are drawn and trained, for a time; 0 where unknown.
+    """
+    tokenizer, model = load_tokenizer(job.model_path, config.trust_remote_code)
+    longest = max((prompt_text(prompt, tokenizer, config.template) for prompt in job.train["prompt"]), key=len)
+    prompt = len(tokenizer(longest)["input_ids"])
+    try:
+        shape = estimate.Shape.of(model)
+    except ValueError as error:
+        return {"estimate": str(error)}
+    sharded = bool(config.deepspeed_plugin and config.deepspeed_plugin.zero_stage == 3)
+    sharded |= os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+    embedded = config.resolved_engine() == "torch"
+    shards = config.world_size if sharded else 1
+    found = estimate.memory(shape, config, prompt, shards=shards, embedded=embedded).lines()
+    return found | (estimate.work(shape, config, prompt).lines(*rates) if "rl" in config.stages else {})
+
+
+def print_plan(job: Job, config: TRAPOConfig, console: Console, rates: tuple[float, float] = (0.0, 0.0)) -> None:
+    """The plan and every field that differs from its default; `rates` as for `estimated`."""
     table = Table(title="Plan", show_header=False)
-    for name, value in (plan(job, config) | config.method_settings()).items():
+    for name, value in (plan(job, config) | estimated(job, config, rates) | config.method_settings()).items():
         table.add_row(name, str(value))
     console.print(table)
     table = Table("field", "value", title="Resolved configuration")

@@ -131,3 +131,14 @@ def test_a_real_model_is_evaluated_on_real_problems(gguf, tmp_path):
     assert result["questions"] == result["samples"] == 2 and result["tokens"]["total"] <= 4 * 48
     texts = [line["text"] for line in lines(tmp_path / "e" / "samples.jsonl")]
     assert len(set(texts)) == 4 and all(text.isprintable() or "\n" in text for text in texts)
+
+
+@pytest.mark.parametrize("length, checkpointing", [(256, False), (1024, True)])
+def test_the_estimate_is_within_a_quarter_of_the_updates_peak(length, checkpointing, gguf, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from estimate import measured
+
+    from trapo.launch import load_model
+
+    found = measured(load_model(str(gguf))[0], str(tmp_path), length, checkpointing)
+    assert abs(found["error"]) < 0.25
