@@ -112,6 +112,26 @@ def train(
             stages.train(job, settings, resume=resume)
 
 
+@app.command(context_settings=PASS_THROUGH)
+def doctor(context: typer.Context) -> None:
+    """Check this machine and a model for a training, whose flags these are. Exit code 1 if it cannot work.
+
+    Versions, device, DeepSpeed, group layout, tokenizer, memory and disk, grader, engine, one gradient from any split.
+    """
+    with one_line_errors():
+        from trapo import doctor as doctors
+
+        named, _ = parse_names(context.args)
+        settings = settings_of_flags(context.args)
+        patient = doctors.Patient(settings, model_path_of(named.model))
+        worst = doctors.examine(patient, lambda line: typer.echo(line))
+        typer.echo(
+            {"ok": "All is well.", "warning": "It can work; see the warnings.", "error": "It cannot work yet."}[worst]
+        )
+        if worst == "error":
+            raise typer.Exit(1)
+
+
 @app.command()
 def recipes() -> None:
     """List the methods that come with trapo."""
@@ -368,11 +388,7 @@ def make_job(recipe: str, model: str, data: str, eval_data: str | None, settings
     """The names on the command line as things: this is where `world` means the rooms of toy/."""
     from trapo import launch
 
-    model_path = model
-    if model == "world":
-        from trapo_toy import world
-
-        model_path = str(world.BASE)
+    model_path = model_path_of(model)
     if not is_world(data):
         return launch.file_job(recipe, model, data, model_path, eval_data, settings, resume=resume)
     from datasets import Dataset
@@ -384,6 +400,15 @@ def make_job(recipe: str, model: str, data: str, eval_data: str | None, settings
     train_rows, held_out = world.training_data(**world.options(data))
     held_out = {name: Dataset.from_list(rows) for name, rows in held_out.items()}
     return launch.Job(recipe, model, data, model_path, Dataset.from_list(train_rows), held_out)
+
+
+def model_path_of(model: str) -> str:
+    """Where transformers finds a model; `world` is the built-in base."""
+    if model != "world":
+        return model
+    from trapo_toy import world
+
+    return str(world.BASE)
 
 
 def is_world(data: str) -> bool:

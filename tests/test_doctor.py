@@ -1,0 +1,187 @@
+"""The doctor: right about this machine, and each thing broken once."""
+
+import json
+import re
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from typer.testing import CliRunner
+
+from trapo import TRAPOConfig, doctor
+from trapo.doctor import CHECKS, TESTED, Patient, examine
+from trapo_cli.cli import app
+from trapo_toy.world import BASE
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def patient(tmp_path):
+    config = TRAPOConfig(output_dir=str(tmp_path / "run"), use_cpu=True, max_completion_length=64)
+    return Patient(config, str(BASE))
+
+
+def found(name, patient):
+    return [(f.status, f.text, f.remedy) for f in CHECKS[name](patient)]
+
+
+def test_the_tested_versions_are_those_of_the_constraints():
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
+    assert {name: pins[name] for name in TESTED} == TESTED
+
+
+def test_the_default_training_is_well_here():
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert [line.split()[1].rstrip(":") for line in lines if line.startswith("ok")] == list(CHECKS)
+    assert lines[-1] == "All is well."
+
+
+def test_a_model_that_cannot_be_had_is_one_error_per_check_that_needs_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    result = CliRunner().invoke(app, ["doctor", "--model", "nobody/nothing-7b", "--output_dir", str(tmp_path)])
+    assert result.exit_code == 1
+    errors = [line.split()[1] for line in result.output.splitlines() if line.startswith("error")]
+    assert errors == ["tokenizer:", "memory:", "disk:", "gradient:"]
+    assert "ok      grader:" in result.output and result.output.endswith("It cannot work yet.\n")
+
+
+def test_seven_billion_parameters_do_not_fit_here(tmp_path):
+    config = {
+        "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_size": 3584, "num_hidden_layers": 28,
+        "num_attention_heads": 28, "num_key_value_heads": 4, "intermediate_size": 18944, "vocab_size": 152064,
+        "tie_word_embeddings": False, "max_position_embeddings": 4096,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    settings = TRAPOConfig(output_dir=str(tmp_path / "run"), use_cpu=True, max_completion_length=3072)
+    patient = Patient(settings, str(tmp_path))
+    ((status, text, remedy),) = found("memory", patient)
+    assert status == "error" and remedy.startswith("--lora_r 16")
+    assert float(text.split()[0]) > 16 * 7.6e9 / 2**30  # weights, gradients and Adam's moments alone
+    assert found("gradient", patient)[0][1].startswith("not tried: the model and two gradients take 85")
+
+
+def test_versions_that_differ(patient, monkeypatch):
+    installed = doctor.metadata.version
+    other = {"trl": "1.17.2", "transformers": "5.20.0", "torch": "2.13.1"}
+    monkeypatch.setattr(doctor.metadata, "version", lambda name: other.get(name) or installed(name))
+    statuses = {text.split()[0]: (status, remedy) for status, text, remedy in found("versions", patient)[:-1]}
+    assert statuses == {  # another patch of torch is none
+        "transformers": ("warning", "pip install 'transformers==5.17.0'"),
+        "trl": ("error", "pip install 'trl==1.16.0'"),
+    }
+
+
+def test_a_missing_package(patient, monkeypatch):
+    def version(name):
+        if name in ("datasets", "peft"):
+            raise doctor.metadata.PackageNotFoundError(name)
+        return TESTED.get(name, "1")
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    assert found("versions", patient)[:-1] == [("error", "datasets is not installed", "pip install datasets==5.2.0")]
+
+
+def test_a_deepspeed_that_loses_gradients(patient, monkeypatch):
+    monkeypatch.setattr(doctor, "find_spec", lambda name: True)
+    monkeypatch.setattr(doctor.metadata, "version", lambda name: "0.18.3")
+    ((status, text, remedy),) = found("deepspeed", patient)
+    assert status == "warning" and "0.18.3 loses gradients" in text and remedy == "pip install 'deepspeed>=0.19.0'"
+
+
+def test_a_group_that_would_be_torn_apart(patient):
+    patient.config.per_device_train_batch_size = 12
+    patient.config.steps_per_generation = 1
+    ((status, text, _),) = found("groups", patient)
+    assert status == "error" and text == "each rank draws 12 samples, no multiple of the group size 8"
+
+
+@pytest.mark.parametrize(
+    "free, status", [(1 << 40, "ok"), (1 << 20, "error"), ("just", "warning")], ids=["ok", "error", "warning"]
+)
+def test_memory_that_is_short(patient, monkeypatch, free, status):
+    needed = max(patient.memory().update, patient.memory().rollout)
+    free = needed * 1.1 if free == "just" else free
+    monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    assert found("memory", patient)[0][0] == status
+
+
+def test_a_disk_that_is_full(patient, monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(1000))
+    ((status, _, remedy),) = found("disk", patient)
+    assert status == "error" and remedy.startswith("set --save_total_limit 2")
+
+
+def edited_tokenizer(tmp_path, **tokens):
+    shutil.copytree(BASE, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    for name, token in tokens.items():
+        setattr(tokenizer, name, token)
+    tokenizer.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def test_an_end_that_the_model_does_not_know(patient, tmp_path):
+    folder = edited_tokenizer(tmp_path, eos_token="think")
+    ((status, text, remedy),) = found("tokenizer", Patient(patient.config, folder))
+    assert status == "error" and "the tokenizer ends at 'think'" in text and remedy.startswith("make them one")
+
+
+def test_a_tokenizer_without_an_end(patient, tmp_path):
+    folder = edited_tokenizer(tmp_path, eos_token=None)
+    assert ("error", "there is no EOS: no sample would ever end", "set tokenizer.eos_token") in found(
+        "tokenizer", Patient(patient.config, folder)
+    )
+
+
+def test_text_that_does_not_come_back(patient, monkeypatch):
+    monkeypatch.setattr(PreTrainedTokenizerFast, "decode", lambda self, ids, **kwargs: "something else")
+    assert found("tokenizer", patient)[0][:2] == ("warning", "text comes back changed: 'something else'")
+
+
+def test_a_grader_that_errs(patient, monkeypatch):
+    right = doctor.Grader.grade
+
+    def grade(self, texts, golds):
+        verdicts = right(self, texts, golds)
+        return [verdicts[1], *verdicts[1:2], verdicts[0], *verdicts[3:]]  # the wrong answer passes
+
+    monkeypatch.setattr(doctor.Grader, "grade", grade)
+    ((status, text, _),) = found("grader", patient)
+    assert status == "error" and text == r"misjudged: \boxed{11}"
+
+
+def test_a_gradient_that_depends_on_the_split(patient, monkeypatch):
+    from trapo.trainer import TRAPOTrainer
+
+    honest = TRAPOTrainer._compute_loss
+
+    def by_part(self, model, inputs):  # as if it were divided by the rows of the part
+        return honest(self, model, inputs | {"share": 1.0})
+
+    monkeypatch.setattr(TRAPOTrainer, "_compute_loss", by_part)
+    ((status, text, _),) = found("gradient", patient)
+    assert status == "error" and text.startswith("the gradient depends on the split: ")
+
+
+def test_a_check_that_breaks_is_an_error_and_the_others_are_made(patient, monkeypatch):
+    def broken(patient):
+        raise RuntimeError("boom")
+        yield
+
+    lines = []
+    monkeypatch.setattr(doctor, "CHECKS", {"broken": broken, "groups": CHECKS["groups"]})
+    assert examine(patient, lines.append) == "error"
+    assert lines[0] == "error   broken: boom" and lines[1].startswith("ok      groups: ")
+
+
+def test_without_a_gpu_it_says_so(patient):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert found("device", patient)[0][1].startswith("no GPU that torch")
