@@ -132,6 +132,68 @@ def doctor(context: typer.Context) -> None:
             raise typer.Exit(1)
 
 
+data_app = typer.Typer(no_args_is_help=True, help="Prepare data for training.")
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("prepare")
+def data_prepare(
+    source: Annotated[str, typer.Argument(help="A .jsonl or .parquet file, a folder of such, or a hub id.")],
+    out: Annotated[Path, typer.Option(help="A .parquet or .jsonl file.")],
+    second: Annotated[
+        str | None, typer.Option(help="A second demonstration by problem, such as open-r1/OpenR1-Math-220k.")
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="For lengths in tokens; without it, characters.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", "--max_tokens", help="What training will cut traces to.")
+    ] = None,
+    check_experts: Annotated[bool, typer.Option(help="Whether traces are graded and wrong ones dropped.")] = True,
+    bench: Annotated[str, typer.Option(help="Benchmarks to decontaminate against; '' for none.")] = "math,general",
+    data_dir: Annotated[
+        str | None, typer.Option("--data-dir", "--data_dir", help="Folder with local files of the benchmarks.")
+    ] = None,
+    drop_contaminated: Annotated[
+        bool, typer.Option("--drop-contaminated", "--drop_contaminated", help="Leave out what repeats a question.")
+    ] = False,
+    split: Annotated[str, typer.Option(help="Of hub datasets.")] = "train",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "--dry_run", help="Show the first row as read, and stop.")
+    ] = False,
+) -> None:
+    """Check, join and decontaminate rows of any known layout, into a file that `trapo train --data` takes."""
+    with one_line_errors():
+        from rich.console import Console
+
+        from trapo import prepare
+
+        if dry_run:
+            for line in prepare.first_row(source, split):
+                typer.echo(line)
+            return
+        settings = prepare.Settings(
+            source, out, second, tokenizer, max_tokens, check_experts, drop_contaminated, split
+        )  # fmt: skip
+        questions, unchecked = questions_of(bench, data_dir)
+        with Console(stderr=True).status(f"reading {source}") as status:
+            summary = prepare.prepare(settings, questions, unchecked, lambda n: status.update(f"{source}: {n} rows"))
+        for line in summary.lines():
+            typer.echo(line)
+        typer.echo(f"Rows: {out}  (beside it .dropped.jsonl, .contaminated.jsonl, .summary.json)")
+
+
+def questions_of(bench: str, data_dir: str | None) -> tuple[dict[str, list[tuple[str, str]]], dict[str, str]]:
+    """The questions of benchmarks, and of those that are not at hand, why."""
+    from trapo_evals import benchmarks
+
+    found, missing = {}, {}
+    for name in benchmarks.names(bench) if bench else []:
+        try:
+            found[name] = [(q.id, q.problem) for q in benchmarks.load(name, data_dir)]
+        except ValueError as error:
+            missing[name] = " ".join(str(error).split())
+    return found, missing
+
+
 @app.command()
 def recipes() -> None:
     """List the methods that come with trapo."""

@@ -238,8 +238,8 @@ FILE_ERRORS = [
     ([ours("1+1=", "2", None)], {"max_completion_length": 64}, "no room for a prompt in the model's context of 64"),
     ([{"question": "x"}], {}, "has the columns question, which is no known layout"),
     ([{}], {}, r"has the columns \(none\), which is no known layout"),
-    (["{", "["], {}, "cannot be read as json: row 1 is not JSON"),
-    ([], {}, "cannot be read as json: it is empty"),
+    (["{", "["], {}, "cannot be read: row 1 is not JSON"),
+    ([], {}, "cannot be read: it is empty"),
     (["[{]"], {}, "cannot be read as json"),
 ]
 

@@ -9,7 +9,7 @@ A cell that cannot be what its column is for is a `Defect`; `screen.py` decides 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from .text import Messages, expert_part, shorten
 
 COLUMNS = ("id", "prompt", "answer", "expert", "target", "reward_model", "extra_info")
 BATCH = 1000
+KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 Cells = dict[str, Any]
 
@@ -41,19 +42,9 @@ def read_rows(source: str, split: str = "train") -> Iterator[tuple[int, Cells | 
     Raises:
         ValueError: if it is not there or cannot be read, or no row is of a known layout.
     """
-    kind = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}.get(Path(source).suffix)
-    if kind and not Path(source).is_file():
-        raise ValueError(f"data file {source} is not there")
-    what = f"data file {source} cannot be read as {kind}" if kind else f"dataset {source} cannot be loaded from the hub"
-    rows = {"json": _json_rows, "parquet": _parquet_rows, None: lambda s: _hub_rows(s, split)}[kind](source)
     columns, known, problem = None, False, None
-    while True:
-        try:
-            number, cells = next(rows)
-        except StopIteration:
-            break
-        except Exception as error:  # pyarrow and datasets raise many kinds, for a broken file as for a hub out of reach
-            raise ValueError(f"{what}: {shorten(' '.join(str(error).split()), 300)}") from error
+    rows = read_cells(source, COLUMNS, split)
+    for number, cells in rows:
         if isinstance(cells, str):
             problem = problem or f"row {number} is {cells}"
             yield number, cells
@@ -62,13 +53,54 @@ def read_rows(source: str, split: str = "train") -> Iterator[tuple[int, Cells | 
         known = known or ("prompt" in cells and not {"answer", "reward_model"}.isdisjoint(cells))
         yield number, to_layout(cells)
     if columns is None:
-        raise ValueError(f"{what}: {problem or 'it is empty'}")
+        raise ValueError(f"data {source} cannot be read: {problem or 'it is empty'}")
     if not known:
         names = shorten(" ".join(", ".join(columns).split()), 300) or "(none)"
         raise ValueError(
             f"{source} has the columns {names}, which is no known layout: it needs prompt and "
             "answer (and expert, for guidance), or prompt, target and reward_model as in Openr1-Math-46k-8192"
         )
+
+
+def read_cells(source: str, columns: Sequence[str], split: str = "train") -> Iterator[tuple[int, Cells | str]]:
+    """The rows of a file, of a folder of files or of a hub dataset, as they are.
+
+    Args:
+        source: a .jsonl, .json or .parquet file, a folder of such, or the id of a dataset on the hub.
+        columns: those that are wanted, of parquet files and the hub; all where none of them is there.
+        split: the hub dataset's split.
+
+    Yields:
+        number: of the row, from 1, counted through a folder's files; in a JSONL file, of the line.
+        row: its cells; or, as a text, why it cannot be read.
+
+    Raises:
+        ValueError: if it is not there or cannot be read.
+    """
+    if Path(source).is_dir():
+        files = sorted(path for path in Path(source).iterdir() if path.suffix in KINDS)
+        if not files:
+            raise ValueError(f"data folder {source} has no file that ends in {', '.join(KINDS)}")
+        last = 0
+        for path in files:
+            before = last
+            for number, cells in read_cells(str(path), columns):
+                last = before + number
+                yield last, cells
+        return
+    kind = KINDS.get(Path(source).suffix)
+    if kind and not Path(source).is_file():
+        raise ValueError(f"data file {source} is not there")
+    what = f"data file {source} cannot be read as {kind}" if kind else f"dataset {source} cannot be loaded from the hub"
+    reader = {"json": lambda: _json_rows(source), "parquet": lambda: _parquet_rows(source, columns)}
+    rows = reader.get(kind, lambda: _hub_rows(source, columns, split))()
+    while True:
+        try:
+            yield next(rows)
+        except StopIteration:
+            return
+        except Exception as error:  # pyarrow and datasets raise many kinds, for a broken file as for a hub out of reach
+            raise ValueError(f"{what}: {shorten(' '.join(str(error).split()), 300)}") from error
 
 
 def to_layout(cells: Cells) -> Cells:
@@ -113,15 +145,15 @@ def _object(value: Any) -> Cells | str:
     return value if isinstance(value, dict) else f"not an object but {kind_of(value)}"
 
 
-def _parquet_rows(path: str) -> Iterator[tuple[int, Cells | str]]:
+def _parquet_rows(path: str, wanted: Sequence[str]) -> Iterator[tuple[int, Cells | str]]:
     with pq.ParquetFile(path) as file:
-        columns = [name for name in file.schema_arrow.names if name in COLUMNS] or file.schema_arrow.names
+        columns = [name for name in file.schema_arrow.names if name in wanted] or file.schema_arrow.names
         yield from _batch_rows(file.iter_batches(BATCH, columns=columns))
 
 
-def _hub_rows(source: str, split: str) -> Iterator[tuple[int, Cells | str]]:
+def _hub_rows(source: str, wanted: Sequence[str], split: str) -> Iterator[tuple[int, Cells | str]]:
     rows = load_dataset(source, split=split)
-    columns = [name for name in rows.column_names if name in COLUMNS] or rows.column_names
+    columns = [name for name in rows.column_names if name in wanted] or rows.column_names
     yield from _batch_rows(rows.select_columns(columns).with_format("arrow").iter(BATCH))
 
 

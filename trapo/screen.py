@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -137,6 +137,16 @@ class Screen:
     ) -> tuple[Dataset, Report]:
         """The fit rows, as `id`, `prompt`, `answer` and `expert` (a list of texts), and what was found.
 
+        Args, Raises: as for `batches`.
+        """
+        tables = list(self.batches(rows, source, progress))
+        return Dataset(pa.concat_tables(tables)), self.report
+
+    def batches(
+        self, rows: Iterable[tuple[int, Cells | str]], source: str, progress: Callable[[int], None] = lambda n: None
+    ) -> Iterator[pa.Table]:
+        """The fit rows, a batch at a time; what was found is in `report` when all are taken.
+
         Args:
             rows: as `data.read_rows` yields them.
             source: their name, for messages.
@@ -150,23 +160,23 @@ class Screen:
                 f"max_completion_length is {self.config.max_completion_length}, which leaves no room for a prompt in "
                 f"the model's context of {self.context} tokens: lower it"
             )
-        self.report, tables, traces, rows = Report(source), [], 0, iter(rows)
+        self.report, traces, rows = Report(source), 0, iter(rows)
         while batch := list(islice(rows, BATCH)):
             fit = self._screen([row for number, cells in batch if (row := self._read(number, cells))])
-            tables += [self._table(fit)] if fit else []
+            if fit:
+                yield self._table(fit)
             traces += sum(len(row.traces) for row in fit)
             self.report.rows += len(batch)
             self.report.usable += len(fit)
             progress(self.report.rows)
         self.report.dropped.sort(key=lambda record: record["row"])
-        if not tables:
+        if not self.report.usable:
             raise ValueError(f"{source}: none of its {self.report.rows} rows is usable ({self.report.first('')})")
         if self.check_experts and not traces and any(r["trace"] is not None for r in self.report.dropped):
             raise ValueError(
                 f"{source}: no expert's trace is usable ({self.report.first('expert')}): mend them, set check_experts "
                 "to false to take wrong ones too, or train plain GRPO (guidance='none', stages=['rl'])"
             )
-        return Dataset(pa.concat_tables(tables)), self.report
 
     def _drop(self, row: int, id: str, reason: str, detail: str, trace: int | None = None) -> None:
         self.report.counts[reason] += 1
