@@ -1,77 +1,15 @@
-"""`python -m trapo_analysis.methods`: every recipe on the built-in world, several seeds, as docs/methods.md's tables.
-
-What the recipes say of themselves comes from their headers, what they reach from their run folders. Runs that are
-finished are not run again, so that the command can be stopped and goes on where it was.
-"""
+"""`python -m trapo_analysis.methods`: docs/methods.md's table, from what the recipes say of themselves."""
 
 import argparse
-import os
 import re
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import mean
 
-from trapo.recipe import header, load_recipe, recipe_names
-from trapo.run import RunFolder, write_whole
+from trapo.recipe import header, recipe_names
+from trapo.run import write_whole
 
-SETS = ("test", "direct", "facts")
+COLUMNS = ("paper", "formula", "guidance", "command")
 MARKS = ("<!-- made by: python -m trapo_analysis.methods -->", "<!-- end of what is made -->")
-
-
-def train(recipe: str, seed: int, folder: RunFolder) -> None:
-    """One run of `trapo train` on the world in a process of its own, unless it is finished already."""
-    if folder.final.exists():
-        return
-    command = [sys.executable, "-c", "from trapo_cli.cli import app; app(prog_name='trapo')", "train"]
-    command += ["--recipe", recipe, "--seed", str(seed), "--output_dir", str(folder.path), "--save_strategy", "no"]
-    if folder.has_run():
-        command.append("--resume")
-    log = folder.path.with_suffix(".log")
-    with open(log, "w") as output:
-        done = subprocess.run(command, stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    print(f"{recipe}, seed {seed}: {'done' if done.returncode == 0 else f'failed, see {log}'}", flush=True)
-
-
-def result(folders: list[RunFolder]) -> dict[str, str]:
-    """The cells of a recipe's finished runs; each accuracy as mean (lowest-highest of the seeds)."""
-    finished = [folder for folder in folders if folder.final.exists()]
-    if not finished:
-        return {}
-    accuracies: dict[str, list[float]] = {name: [] for name in SETS}
-    seconds = []
-    for folder in finished:
-        last = {record["set"]: record["reward"] for record in folder.records("evals.jsonl")}
-        for name in SETS:
-            accuracies[name].append(last[name])
-        seconds.append(sum(r.get("seconds/step", 0.0) for r in folder.records("metrics.jsonl")))
-    last = finished[0].records("metrics.jsonl")[-1]
-    record = finished[0].record()
-    config, method = record["config"], record["method"]
-    cells = {name: _spread(values) for name, values in accuracies.items()}
-    rates = [f"SFT {config['sft_learning_rate']:g}"] * ("sft" in config["stages"])
-    rates += [f"{config['learning_rate']:g}"] * ("rl" in config["stages"])
-    return cells | {
-        "seeds": str(len(finished)),
-        "alpha": "-" if method["alpha"] is None else f"{method['alpha']:g}",
-        "learning rate": ", ".join(rates),
-        "samples": str(last["seen/samples"]),
-        "seconds": f"{mean(seconds):.0f}",
-    }
-
-
-def before(folders: list[RunFolder]) -> dict[str, str]:
-    """The base's cells, from what the runs measured before they began."""
-    first: dict[str, list[float]] = {name: [] for name in SETS}
-    for folder in folders:
-        for name in SETS:
-            first[name].append(next(r["reward"] for r in folder.records("evals.jsonl") if r["set"] == name))
-    return {name: _spread(values) for name, values in first.items() if values}
-
-
-def _spread(values: list[float]) -> str:
-    return f"{mean(values):.3f} ({min(values):.3f}-{max(values):.3f})"
 
 
 def table(rows: dict[str, dict[str, str]], columns: tuple[str, ...]) -> str:
@@ -91,36 +29,26 @@ def describe(recipe: str) -> dict[str, str]:
     }
 
 
-def main() -> None:
-    """Run what is missing, then write the tables between the marks of the page."""
-    parser = argparse.ArgumentParser(prog="python -m trapo_analysis.methods", description=__doc__)
-    parser.add_argument("--runs", type=Path, default=Path("runs/methods"), help="where the run folders lie")
-    parser.add_argument("--out", type=Path, default=Path("docs/methods.md"), help="the page whose tables are written")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=max((os.cpu_count() or 2) // 2, 1), help="runs at a time")
-    parser.add_argument("--recipes", default=",".join(recipe_names()), help="comma-separated")
-    options = parser.parse_args()
-    names = options.recipes.split(",")
-    for name in names:
-        load_recipe(name)  # an unknown one is an error before any run
-    options.runs.mkdir(parents=True, exist_ok=True)
-    folders = {r: [RunFolder(options.runs / f"{r}-{s}") for s in range(options.seeds)] for r in names}
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for seed in range(options.seeds):
-            for name in names:
-                pool.submit(train, name, seed, folders[name][seed])
-    columns = (*SETS, "seeds", "alpha", "learning rate", "samples", "seconds")
-    every = [folder for group in folders.values() for folder in group if folder.final.exists()]
-    results = {"(base)": before(every)} | {name: result(folders[name]) for name in names}
-    made = table({name: describe(name) for name in names}, ("paper", "formula", "guidance", "command"))
-    made += "\n\n" + table(results, columns)
-    page = options.out.read_text(encoding="utf-8")
+def page_with(page: str) -> str:
+    """The page with a fresh table between its marks; ValueError where it has none."""
+    made = table({name: describe(name) for name in recipe_names()}, COLUMNS)
     start, end = map(re.escape, MARKS)
     page, n = re.subn(f"({start}\n).*?({end})", lambda m: f"{m[1]}\n{made}\n\n{m[2]}", page, flags=re.S)
     if not n:
-        sys.exit(f"{options.out} has no marks to write between: {MARKS[0]} ... {MARKS[1]}")
-    write_whole(options.out, page)
-    print(options.out)
+        raise ValueError(f"the page has no marks to write between: {MARKS[0]} ... {MARKS[1]}")
+    return page
+
+
+def main() -> None:
+    """Write the table between the marks of the page."""
+    parser = argparse.ArgumentParser(prog="python -m trapo_analysis.methods", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("docs/methods.md"), help="the page whose table is written")
+    out = parser.parse_args().out
+    try:
+        write_whole(out, page_with(out.read_text(encoding="utf-8")))
+    except ValueError as error:
+        sys.exit(f"{out}: {error}")
+    print(out)
 
 
 if __name__ == "__main__":

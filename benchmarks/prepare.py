@@ -51,7 +51,8 @@ def row(i: int, rng: random.Random, text: str) -> dict:
             0: {"prompt": []}, 1: {"prompt": None},
             2: {"reward_model": {"ground_truth": "", "style": "r"}},
             3: {"reward_model": None}, 4: {"target": []}, 5: {"target": [{"role": "user", "content": "x"}]},
-            6: {"target": [{"role": "assistant", "content": " "}]}, 7: {"prompt": [{"role": "user", "content": "same"}]},
+            6: {"target": [{"role": "assistant", "content": " "}]},
+            7: {"prompt": [{"role": "user", "content": "same"}]},
         }  # fmt: skip
         found |= broken[i // 50 % len(broken)]
     return found

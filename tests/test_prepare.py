@@ -113,8 +113,8 @@ def test_contaminated_rows_are_listed_and_dropped_on_request(tmp_path):
 
 
 def test_every_defect_is_named_and_the_rest_is_kept(tmp_path):
-    rows = [row("a?", id="good"), {"prompt": "b?"}, row(""), row("a?"), row("c?", trace=""), row("d?", trace=r"\boxed{5}"),
-            row("e?", answer={"x": 1})]  # fmt: skip
+    rows = [row("a?", id="good"), {"prompt": "b?"}, row(""), row("a?"), row("c?", trace="")]
+    rows += [row("d?", trace=r"\boxed{5}"), row("e?", answer={"x": 1})]
     summary, out = prepared(tmp_path, rows, check_experts=True)
     assert [r["id"] for r in lines(out)] == ["good", "5", "6"]
     assert [r["expert"] for r in lines(out)] == [[r"So it is \boxed{4}."], [], []]
