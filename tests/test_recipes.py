@@ -38,7 +38,7 @@ DEMONSTRATIONS_APART = ("dft", "chord")  # not in the group's mean
 RL_COEF = {"chord": 0.9}
 ENTROPY = {"luffy": (0.001, False), "trapo-reference": (0.001, True)}
 TEMPERATURE = {"grpo-hot": 1.2}
-RL_RECIPES = sorted(set(recipe_names()) - {"sft", "sft-then-rl", "grpo-clip-higher"})
+RL_RECIPES = sorted(set(recipe_names()) - {"sft", "sft-then-rl", "grpo-clip-higher", "relift"})
 MAX_LENGTH = 24
 
 

@@ -79,6 +79,7 @@ def check_inputs(args: TRAPOConfig, reward_funcs, train_dataset, processing_clas
         raise ValueError("train_dataset has images: vision-language models are not supported, remove the column")
     if args.uses_experts:
         what = "the SFT stage learns" if "sft" in args.stages else f"guidance {args.guidance!r} shows"
+        what = "the steps on failed prompts learn" if args.failed_prompts else what
         if "expert" not in columns:
             raise ValueError(
                 f"{what} experts' traces, but train_dataset has no column expert: add it, or train plain GRPO "

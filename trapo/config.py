@@ -124,6 +124,12 @@ class TRAPOConfig(GRPOConfig):
         default=False,
         metadata={"help": "Whether the entropy bonus (entropy_coef) also averages over the expert's trained tokens."},
     )
+    failed_prompts: int = field(
+        default=0,
+        metadata={
+            "help": "So many prompts without a right sample make a step of SFT on their demonstrations; 0: none."
+        },
+    )
     # Stages
     stages: list[str] = field(
         default_factory=lambda: ["rl"],
@@ -259,7 +265,7 @@ class TRAPOConfig(GRPOConfig):
     @property
     def uses_experts(self) -> bool:
         """Whether anything of an expert's trace is shown or trained on."""
-        return self.micro_groups().guides or "sft" in self.stages
+        return self.micro_groups().guides or "sft" in self.stages or self.failed_prompts > 0
 
     @property
     def trains_expert_tokens(self) -> bool:
@@ -278,7 +284,7 @@ class TRAPOConfig(GRPOConfig):
         settings = {"stages": list(self.stages), "expert_weight": self.expert_weight, "alpha": None}
         if self.trains_expert_tokens:
             settings |= {name: getattr(self, name) for name in expert.weight_parameters(self.expert_weight)}
-        names = ["expert_coef", "rl_coef", "advantage", "temperature"]
+        names = ["expert_coef", "rl_coef", "advantage", "failed_prompts", "temperature"]
         if "sft" in self.stages:
             names += [f.name for f in fields(TRAPOConfig) if f.name.startswith("sft_")]
         return settings | {n: getattr(self, n) for n in names} | {"guidance": self.micro_groups().settings()}
@@ -316,6 +322,8 @@ class TRAPOConfig(GRPOConfig):
             raise ValueError(f"update_tokens is {self.update_tokens}, but a forward needs at least one token")
         if self.rollout_slots < 1:
             raise ValueError(f"rollout_slots is {self.rollout_slots}, but at least one sample must be drawn at a time")
+        if self.failed_prompts < 0:
+            raise ValueError(f"failed_prompts is {self.failed_prompts}: give a number of prompts, or 0 for none")
         if self.advantage not in ADVANTAGES:
             raise ValueError(f"advantage {self.advantage!r} is unknown; choose one of {', '.join(ADVANTAGES)}")
         if not 0 < self.entropy_share <= 1:

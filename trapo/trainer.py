@@ -12,6 +12,7 @@ import logging
 import os
 import warnings
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from .config import TRAPOConfig
 from .engines.base import Sampling
 from .engines.choice import Engines
 from .expert import ExpertTokens, expert_loss
+from .failed import FailedPrompts
 from .grading import Grader
 from .guidance import Trace, no_guidance
 from .judge import FunctionJudge, GraderJudge
@@ -119,6 +121,9 @@ class TRAPOTrainer(GRPOTrainer):
         fit_tiles(self.accelerator.device)
         self._step_entropy = torch.zeros((), device=self.accelerator.device)
         self._means = {mode: Means(self.accelerator) for mode in ("train", "eval")}
+        self.failed = FailedPrompts(self, args.failed_prompts) if args.failed_prompts else None
+        if self.failed is not None:
+            self.add_callback(self.failed)
         self.recorder = RunRecorder(self)
         self.add_callback(self.recorder)
         self.add_callback(Watch())
@@ -171,6 +176,8 @@ class TRAPOTrainer(GRPOTrainer):
             means.add_total("tokens/update", tokens.item())
             means.add("update/skipped_rows", output["idle"].sum().item(), len(busy))
             self.recorder.record_rollout(self._rows, output["advantages"].tolist())
+            if self.failed is not None:
+                self.failed.take(self._rows)
         return output
 
     def _own_advantages(self, advantages: Tensor) -> Tensor:
@@ -241,7 +248,7 @@ class TRAPOTrainer(GRPOTrainer):
             if seen[prompt_id] > 1:  # the same prompt twice in a batch: its samples must not be the same too
                 prompt_id += f"#{seen[prompt_id]}"
             guided = self._mode == "train" and self.guidance.guides
-            groups.append(Group(prompt_id, tuple(ids), self._traces(row) if guided else [], row))
+            groups.append(Group(prompt_id, tuple(ids), self.traces(row) if guided else [], row))
         return groups
 
     def demonstrations(self) -> list[Demonstration]:
@@ -249,11 +256,19 @@ class TRAPOTrainer(GRPOTrainer):
         found = []
         for row in self.train_dataset:
             (group,) = self._groups([row])
-            traces = group.traces or self._traces(row)
+            traces = group.traces or self.traces(row)
             found += [Demonstration(f"{group.prompt_id}:{i}", group.prompt_ids, t.ids) for i, t in enumerate(traces)]
         return found
 
-    def _traces(self, row: dict[str, Any]) -> list[Trace]:
+    def note_sft_step(self, tokens: int) -> None:
+        """Count a step on failed prompts' demonstrations, of so many tokens on all ranks, in this step's metrics."""
+        means = self._means["train"]
+        means.add_total("expert/sft_steps", 1.0 / self.accelerator.num_processes)
+        for name in ("tokens/expert", "tokens/update"):
+            means.add_total(name, tokens / self.accelerator.num_processes)
+            means.add(name, 0.0, -1 / self.accelerator.num_processes)  # on top of the rollout's, not a mean with it
+
+    def traces(self, row: dict[str, Any]) -> list[Trace]:
         """Expert traces as tokens: the part that is used, EOS, and not more than max_completion_length."""
         expert = row.get("expert") or []
         traces = []
@@ -463,6 +478,8 @@ class TRAPOTrainer(GRPOTrainer):
                 )
             resume_from_checkpoint = str(last)
         self.recorder.begin(resume_from_checkpoint)
+        if self.failed is not None and resume_from_checkpoint:
+            self.failed.load(Path(resume_from_checkpoint))
         self._engines.forget()
         # TRL shuffles a batch's rows by the global generator: an evaluation before must not change the order of sums.
         set_seed(self.args.seed)
@@ -477,4 +494,7 @@ class TRAPOTrainer(GRPOTrainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         super()._save_checkpoint(model, trial)
-        self.recorder.mark(self.recorder.folder.checkpoints / f"checkpoint-{self.state.global_step}")
+        checkpoint = self.recorder.folder.checkpoints / f"checkpoint-{self.state.global_step}"
+        if self.failed is not None:
+            self.failed.save(checkpoint)
+        self.recorder.mark(checkpoint)
