@@ -75,12 +75,12 @@ class Results:
     def settings(self, cells: Sequence[str], **more: Any) -> dict[str, Any]:
         """What a figure of these cells says."""
         runs = self.runs[self.runs.cell.isin(cells)]
-        alphas = [None if alpha != alpha else float(alpha) for alpha in dict.fromkeys(runs.alpha)]
+        alphas = list(dict.fromkeys(None if alpha != alpha else float(alpha) for alpha in runs.alpha))
         rates = runs.groupby("cell")[["learning_rate", "sft_learning_rate"]].first().loc[list(dict.fromkeys(runs.cell))]
         said = {cell: "/".join(f"{rate:g}" for rate in row if rate == rate) for cell, row in rates.iterrows()}
         data = sorted(set(runs.data))
         return {"alpha": alphas, "cells": list(cells), "bases": sorted(set(runs.base)), "data": data,
-                "samples": sorted({int(n) for n in runs.samples}), "learning rates": said,
+                "samples": f"{runs.samples.min():.0f} to {runs.samples.max():.0f}", "learning rates": said,
                 "intervals": "95% over bases"} | more  # fmt: skip
 
 
@@ -195,7 +195,7 @@ def learning(results: Results) -> Drawn:
                 ax.plot(mean, label=METHOD_LABELS.get(cell, cell), **line)
                 ax.fill_between(mean.index, mean - error, mean + error, color=line["color"], alpha=0.15, linewidth=0)
         ax.set(xlabel="RL step", ylabel=label)
-    axes[0, 0].legend()
+    axes[0, 1].legend(fontsize=5.5, loc="upper right")
     return fig, results.settings(cells, bands="standard error over bases", points="means over 10 steps")
 
 
@@ -244,10 +244,12 @@ def cost(results: Results) -> Drawn:
     if not cells:
         return None
     table = results.runs[results.runs.cell.isin(cells)].groupby("cell").mean(numeric_only=True).loc[cells]
-    views = {"samples": table.samples, "samples + demonstrations": table.samples + table.demonstrations,
+    views = {"samples": table.samples, "samples + distinct demonstrations": table.samples + table.demonstrations,
              "tokens drawn, thousands": (table.drawn_tokens + table.aborted_tokens) / 1e3,
-             "tokens updated, thousands": table.update_tokens / 1e3}  # fmt: skip
-    fig, axes = new_figure(height=2.7, ncols=len(views), sharey=True)
+             "tokens updated, thousands": table.update_tokens / 1e3,
+             "seconds (shared machine)": table.seconds}  # fmt: skip
+    fig, axes = new_figure(height=4.6, nrows=2, ncols=3)
+    *axes, names = axes.flat
     marks = "os^vDP*Xph<>"
     for ax, (label, x) in zip(axes, views.items(), strict=True):
         for i, cell in enumerate(cells):
@@ -255,8 +257,9 @@ def cost(results: Results) -> Drawn:
         ax.set(xlabel=label)
         ax.set_xlim(left=0)
         ax.margins(x=0.1)
-    axes[0].set(ylabel="test accuracy, mean over bases", ylim=(0, 1.02))
-    axes[-1].legend(fontsize=5)
+        ax.set(ylabel="test accuracy, mean over bases", ylim=(0, 1.02))
+    names.axis("off")
+    names.legend(*axes[0].get_legend_handles_labels(), loc="center", fontsize=6)
     return fig, results.settings(cells)
 
 
