@@ -220,7 +220,7 @@ class Job:
         self.context = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         self.server = None
         if settings.engine == "server":
-            from .server import ServerEngine
+            from trapo.engines.server import ServerEngine
 
             self.server = ServerEngine(settings.base_url, settings.model, eos_ids=self.eos, concurrency=slots)
             self.engine, self.dtype, self.device = "server", "the server's", settings.base_url

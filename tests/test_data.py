@@ -437,9 +437,7 @@ def test_the_trainer_reads_traces_that_way(fields, limit, expected, tmp_path, ma
     """Bytes are tokens, EOS is 256; a trace whose thought is empty is none."""
     args = config(output_dir=str(tmp_path), max_completion_length=limit, per_device_train_batch_size=8, **fields)
     trainer = TRAPOTrainer(make_model(), args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
-    traces = trainer._traces(
-        {"expert": [LONG_TRACE, SHORT_TRACE, "<think></think>" if "expert_text" in fields else ""]}
-    )
+    traces = trainer.traces({"expert": [LONG_TRACE, SHORT_TRACE, "<think></think>" if "expert_text" in fields else ""]})
     assert [trace.ids for trace in traces] == [
         (*tokenizer(text)["input_ids"], *([end] if end else [])) for text, end in expected
     ]

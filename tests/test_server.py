@@ -6,16 +6,21 @@ import time
 from collections import Counter
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from trapo import TRAPOConfig
 from trapo.engines.base import Request, Sampling, generate
+from trapo.engines.server import ServerEngine, ServerSample
+from trapo.engines.vllm_server import VLLMServerEngine
 from trapo_cli.cli import app
 from trapo_evals import stats
 from trapo_evals.folder import EvalFolder
 from trapo_evals.journal import Journal, Wanted, draw
-from trapo_evals.server import ServerEngine, ServerSample
 
 SAMPLING = Sampling(0.6)
 MODEL = {"id": "tiny", "max_model_len": 512}
@@ -26,13 +31,15 @@ class Server(ThreadingHTTPServer):
 
     Args:
         misbehave: (handler, body, how many times this sample was asked for) -> True if it has answered itself.
+        others: (path, body) -> status, of requests that are not for samples.
     """
 
     daemon_threads = True
 
-    def __init__(self, misbehave=None, models=(MODEL,), ids=True, delay=0.0):
+    def __init__(self, misbehave=None, models=(MODEL,), ids=True, delay=0.0, others=lambda *_: 404):
         super().__init__(("127.0.0.1", 0), Handler)
         self.misbehave, self.models, self.ids, self.delay = misbehave or (lambda *_: False), list(models), ids, delay
+        self.others = others
         self.asked, self.bodies, self.lock = Counter(), [], threading.Lock()
         self.running = self.most = 0
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
@@ -53,7 +60,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         server = self.server
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or "{}")
+        if self.path != "/v1/completions":
+            status = server.others(self.path, body)
+            return self.reply(status, {"error": {"message": "no such folder"}} if status >= 400 else {})
         with server.lock:
             server.bodies.append(body | {"authorization": self.headers.get("Authorization")})
             name = (*body["prompt"], body["seed"])
@@ -267,7 +277,7 @@ def test_a_server_that_dies_loses_nothing_and_nothing_is_drawn_twice(serve, tmp_
 
     journal = Journal(tmp_path / "samples.jsonl")
     dying = serve(dies)
-    with pytest.raises(ConnectionError, match="what was drawn is kept, and the same command goes on"):
+    with pytest.raises(ConnectionError, match="what was saved is kept, and the same command goes on"):
         mine = engine(dying, attempts=2, concurrency=2)
         draw(wanted(), mine, journal, model="m", sampling=SAMPLING, decode=decode)
     kept = {(record["question"], record["index"]) for record in journal.records.values()}
@@ -311,7 +321,7 @@ def test_the_command_and_a_server_that_ignores_seeds(serve, tmp_path):
 
 def test_the_command_and_a_server_that_fails(serve, tmp_path, monkeypatch):
     impatient = partial(ServerEngine, attempts=2, first_wait_s=0.001)
-    monkeypatch.setattr("trapo_evals.server.ServerEngine", impatient)
+    monkeypatch.setattr("trapo.engines.server.ServerEngine", impatient)
     server = serve(lambda handler, body, times: handler.reply(500, {"error": "broken"}) or True)
     done = evaluate(server, tmp_path / "e")
     assert done.exit_code == 1 and "failed 2 times for one sample, at last with: HTTP 500" in done.output
@@ -321,3 +331,67 @@ def test_the_command_and_a_server_that_fails(serve, tmp_path, monkeypatch):
     small = serve(models=[MODEL | {"max_model_len": 64}])
     done = evaluate(small, tmp_path / "f")
     assert done.exit_code == 2 and "exceed the model's context of 64: set --max-tokens to at most 60" in done.output
+
+
+# ---------------------------------------------------------------- the trainer's engine
+
+
+def test_weights_are_written_then_read_again_between_two_barriers(serve, tmp_path):
+    said = []
+
+    def others(path, body):
+        if path == "/collective_rpc" and body:
+            folder = Path(body["kwargs"]["weights_path"])
+            said.append((body["method"], {n: t.tolist() for n, t in load_file(folder / "model.safetensors").items()}))
+        elif body == {} and path != "/collective_rpc":
+            said.append(path)
+        return 200
+
+    drawing = trained_with(serve(others=others), tmp_path / "weights", barrier=lambda: said.append("barrier"))
+    drawing.load([("a", torch.tensor([1.0, 2.5])), ("b", torch.nn.Parameter(torch.tensor([[3.0]])))])
+    pushed = ("reload_weights", {"a": [1.0, 2.5], "b": [[3.0]]})
+    assert said == ["barrier", pushed, "/reset_prefix_cache", "barrier"]
+    assert [file.name for file in (tmp_path / "weights").iterdir()] == ["model.safetensors"]
+    said.clear()
+    other = trained_with(serve(others=others), tmp_path / "none", first=False, barrier=lambda: said.append("barrier"))
+    walked = []
+    other.load(walked.append(n) or (n, torch.zeros(1)) for n in "ab")
+    assert walked == ["a", "b"] and said == ["barrier", "barrier"] and not (tmp_path / "none").exists()
+
+
+def test_a_request_of_the_trainer_names_seed_stop_tokens_and_log_probabilities(serve, tmp_path):
+    def with_logprobs(handler, body, times):
+        found = answer(body)
+        found["choices"][0]["logprobs"] = {"token_logprobs": [-0.5, -1.0, -1.5, -2.0, -2.5]}
+        handler.reply(200, found)
+        return True
+
+    server = serve(with_logprobs, others=lambda *_: 200)
+    drawing = trained_with(server, tmp_path)
+    (sample,) = generate(drawing, [Request((1, 2, 3), 7, 11)])
+    assert sample.logprobs == (-0.5, -1.0, -1.5, -2.0, -2.5) and len(sample.ids) == 5
+    (body,) = server.bodies
+    wanted = {
+        "seed": 11,
+        "max_tokens": 7,
+        "stop_token_ids": [250],
+        "ignore_eos": True,
+        "logprobs": 0,
+        "temperature": 1.0,
+    }
+    assert wanted.items() <= body.items() and body["prompt"] == [1, 2, 3] and body["return_token_ids"] is True
+
+
+def test_servers_that_take_no_weights_are_named(serve, tmp_path):
+    with pytest.raises(ValueError, match="takes no weights: start it with VLLM_SERVER_DEV_MODE=1"):
+        trained_with(serve(), tmp_path)
+    broken = trained_with(serve(others=lambda path, body: 500 if body else 200), tmp_path)
+    with pytest.raises(RuntimeError, match=r"did not take .*HTTP 500 no such folder.*--vllm_server_weights"):
+        broken.load([("a", torch.zeros(1))])
+    with pytest.raises(ValueError, match="'vllm-server' needs --vllm_server_base_url, such as http://localhost:8000"):
+        TRAPOConfig(output_dir=str(tmp_path), engine="vllm-server", use_cpu=True)
+
+
+def trained_with(server, folder, **more):
+    settings = {"slots": 8, "dtype": torch.float32, "vocabulary": 300, "weights": folder} | more
+    return VLLMServerEngine(server.url, [250], **settings)

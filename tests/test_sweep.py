@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from trapo.recipe import recipe_names
 from trapo.run import RunFolder
 from trapo_analysis import sweep as sweeps
 from trapo_analysis.runs import find
@@ -49,7 +50,9 @@ def test_grids():
         "recipe=grpo,prefix_ratios=0+0.2+0.5+1,seed=3",
         ("--recipe", "grpo", "--prefix_ratios", "0", "0.2", "0.5", "1", "--seed", "3"),
     )
-    assert len(sweeps.points(["methods"], [0])) == 16 and len(sweeps.points(["prefix"], [0])) == len(sweeps.PREFIXES)
+    assert len(sweeps.points(["methods"], [0])) == len(recipe_names()) == 22 and len(
+        sweeps.points(["prefix"], [0])
+    ) == len(sweeps.PREFIXES)
 
 
 @pytest.mark.parametrize(

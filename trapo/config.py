@@ -18,7 +18,7 @@ from .rollout import SCHEDULES
 from .run import STAGES
 from .text import EXPERT_TEXTS, TEMPLATES, TOO_LONG
 
-ENGINES = ("auto", "torch", "vllm")
+ENGINES = ("auto", "torch", "vllm", "vllm-server")
 # One gradient whatever the split into micro-batches: TRL's loss types whose denominator does not depend on the split.
 SPLIT_INVARIANT_LOSSES = ("dr_grpo", "dapo", "grpo", "cispo", "sapo", "vespo", "luspo")
 
@@ -155,7 +155,15 @@ class TRAPOConfig(GRPOConfig):
         default="auto",
         metadata={
             "help": f"{', '.join(ENGINES)}: what draws samples. 'torch' is embedded, 'vllm' needs `pip install "
-            "'trapo[vllm]'`; 'auto' is vllm where it is installed and there is a GPU."
+            "'trapo[vllm]'`, 'vllm-server' is vLLM's own server (--vllm_server_base_url; docs/scale.md); 'auto' is "
+            "vllm where it is installed and there is a GPU."
+        },
+    )
+    vllm_server_weights: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder that trainer and vLLM's server both see: new weights go through it. Default: "
+            "server-weights in the output folder."
         },
     )
     schedule: str = field(
@@ -318,6 +326,10 @@ class TRAPOConfig(GRPOConfig):
             raise ValueError(f"engine {self.engine!r} is unknown; choose one of {', '.join(ENGINES)}")
         if self.engine == "vllm" and not find_spec("vllm"):
             raise ValueError("engine 'vllm' needs vLLM: pip install 'trapo[vllm]', or use --engine torch")
+        if self.engine == "vllm-server" and not (find_spec("httpx") and find_spec("tenacity")):
+            raise ValueError("engine 'vllm-server' needs an HTTP client: pip install 'trapo[server]'")
+        if self.engine == "vllm-server" and not self.vllm_server_base_url:
+            raise ValueError("engine 'vllm-server' needs --vllm_server_base_url, such as http://localhost:8000")
         if self.update_tokens < 1:
             raise ValueError(f"update_tokens is {self.update_tokens}, but a forward needs at least one token")
         if self.rollout_slots < 1:

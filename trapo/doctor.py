@@ -207,19 +207,19 @@ def engine(patient: Patient) -> Iterator[Finding]:
         more = "" if not torch.cuda.is_available() else "; vLLM is faster on a GPU: pip install 'trapo[vllm]'"
         yield Finding("ok", f"the embedded engine{more}")
         return
-    from .engines.vllm_engine import VLLMEngine
+    from .engines.choice import start_vllm
 
     model, found = load_model(patient.model_path, patient.config.trust_remote_code)
-    drawer = VLLMEngine(
-        model, [found.eos_token_id], slots=4, dtype=model.dtype, max_model_len=256, memory_share=0.3, ranks=1
-    )
-    drawer.load(model.named_parameters())
-    difference = drawer.check(model)
-    if difference < 0.1:
-        yield Finding("ok", f"vLLM draws with the pushed weights (log-probabilities differ by {difference:.1e})")
-    else:
-        yield Finding("error", f"vLLM's log-probabilities differ by {difference:.2f} after a push of the weights",
-                      "use a tested version, or --engine torch")  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(patient.config.vllm_server_weights or folder)
+        try:
+            drawer = start_vllm(model, [found.eos_token_id], patient.config, weights)
+            drawer.load(model.named_parameters())
+            difference = drawer.check(model)
+        except (RuntimeError, ValueError) as error:
+            yield Finding("error", f"{name}: {error}", "see docs/scale.md, or --engine torch")
+            return
+    yield Finding("ok", f"{name} draws with the pushed weights (log-probabilities differ by {difference:.1e})")
 
 
 def gradient(patient: Patient) -> Iterator[Finding]:

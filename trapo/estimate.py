@@ -171,7 +171,9 @@ class Work:
         """For the plan; with seconds where rates are given."""
 
         def both(pair: tuple[float, float], unit: float = 1.0) -> str:
-            low, high = (f"{value / unit:,.0f}" for value in sorted(pair))
+            low, high = (
+                f"{value / unit:,.0f}" if value >= 10 * unit else f"{value / unit:.3g}" for value in sorted(pair)
+            )
             return low if low == high else f"{low} to {high}"
 
         found = {

@@ -205,6 +205,8 @@ def estimated(job: Job, config: TRAPOConfig, rates: tuple[float, float] = (0.0, 
 def print_plan(job: Job, config: TRAPOConfig, console: Console, rates: tuple[float, float] = (0.0, 0.0)) -> None:
     """The plan and every field that differs from its default; `rates` as for `estimated`."""
     table = Table(title="Plan", show_header=False)
+    table.add_column(max_width=24)  # leaves room for what it says
+    table.add_column(overflow="fold")
     for name, value in (plan(job, config) | estimated(job, config, rates) | config.method_settings()).items():
         table.add_row(name, str(value))
     console.print(table)

@@ -1,7 +1,8 @@
 """The engine that a trainer draws with, kept at the training model's weights."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,11 +12,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from trl import GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 
+from ..config import TRAPOConfig
 from .base import Engine, Sampling
 from .torch_engine import TorchEngine
 
 if TYPE_CHECKING:
     from .vllm_engine import VLLMEngine
+    from .vllm_server import VLLMServerEngine
 
 
 class TRLWeights(VLLMGeneration):
@@ -31,7 +34,53 @@ class TRLWeights(VLLMGeneration):
 
 # A process has one vLLM per setting, whichever trainer uses it: the stages of a run have one each, and a GPU's memory
 # holds one.
-_started: dict[tuple, "VLLMEngine"] = {}
+_started: dict[tuple, "VLLMEngine | VLLMServerEngine"] = {}
+
+
+def start_vllm(
+    model: PreTrainedModel,
+    eos_ids: list[int],
+    args: TRAPOConfig,
+    weights: Path,
+    *,
+    ranks: int = 1,
+    first: bool = True,
+    barrier: Callable[[], None] = lambda: None,
+) -> "VLLMEngine | VLLMServerEngine":
+    """vLLM in this process, or a client of its server, as `args` say; without weights until `load`.
+
+    Args:
+        model: the training model, unwrapped.
+        eos_ids: tokens that end a sample.
+        args: the configuration.
+        weights: the folder through which weights go to a server.
+        ranks, first, barrier: the run's processes, whether this is the first of them, and what waits for all.
+
+    Raises:
+        ValueError: there is no such server, or it takes no weights.
+    """
+    settings = {"slots": args.rollout_slots, "dtype": torch.bfloat16 if args.bf16 else model.dtype}
+    if served := args.resolved_engine() == "vllm-server":
+        vocabulary = model.config.get_text_config().vocab_size
+        settings |= {
+            "base_url": args.vllm_server_base_url,
+            "weights": weights,
+            "vocabulary": vocabulary,
+            "first": first,
+        }
+    else:
+        share = args.vllm_gpu_memory_utilization
+        settings |= {"max_model_len": args.vllm_max_model_length, "memory_share": share, "ranks": ranks}
+    key = (model.config.to_json_string(), *eos_ids, *settings.values())
+    if key not in _started and served:
+        from .vllm_server import VLLMServerEngine
+
+        _started[key] = VLLMServerEngine(eos_ids=eos_ids, barrier=barrier, **settings)
+    elif key not in _started:
+        from .vllm_engine import VLLMEngine  # only where it is wanted: importing vllm takes seconds
+
+        _started[key] = VLLMEngine(model, eos_ids, **settings)
+    return _started[key]
 
 
 class Engines:
@@ -46,24 +95,20 @@ class Engines:
         self.difference: float | None = None
         self._whole: PreTrainedModel | None = None  # of a sharded model, its weights unsharded
         self._whole_at = -1  # the step whose weights these are
-        self._vllm = self._start_vllm() if trainer.args.resolved_engine() == "vllm" else None
+        self._vllm = None if trainer.args.resolved_engine() == "torch" else self._start_vllm()
 
-    def _start_vllm(self) -> "VLLMEngine":
-        from .vllm_engine import VLLMEngine  # only where it is wanted: importing vllm takes seconds
-
-        trainer, args = self._trainer, self._trainer.args
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        settings = {
-            "slots": args.rollout_slots,
-            "dtype": torch.bfloat16 if args.bf16 else model.dtype,
-            "max_model_len": args.vllm_max_model_length,
-            "memory_share": args.vllm_gpu_memory_utilization,
-            "ranks": trainer.accelerator.num_processes,
-        }
-        key = (model.config.to_json_string(), *trainer.eos_token_ids, *settings.values())
-        if key not in _started:
-            _started[key] = VLLMEngine(model, trainer.eos_token_ids, **settings)
-        return _started[key]
+    def _start_vllm(self) -> "VLLMEngine | VLLMServerEngine":
+        trainer = self._trainer
+        accelerator, args = trainer.accelerator, trainer.args
+        return start_vllm(
+            accelerator.unwrap_model(trainer.model),
+            trainer.eos_token_ids,
+            args,
+            Path(args.vllm_server_weights or Path(args.output_dir) / "server-weights"),
+            ranks=accelerator.num_processes,
+            first=accelerator.is_main_process,
+            barrier=accelerator.wait_for_everyone,
+        )
 
     def forget(self) -> None:
         """The weights may have changed without a step: a checkpoint was loaded."""

@@ -12,7 +12,7 @@ be silent: samples of an old policy look like any others. So each is checked in 
 import copy
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -188,22 +188,9 @@ class VLLMEngine:
         if self._sums_agree is None:
             self._sums_agree = agree  # an architecture whose tensors vLLM transforms is checked by `check` only
 
-    @torch.no_grad()
     def check(self, model: PreTrainedModel) -> float:
         """Compare log-probabilities of fixed tokens with the training model's; the mean difference, in nats."""
-        length = min(24, self.max_model_len - 1)
-        ids = torch.randint(0, self.vocabulary, (4, length), generator=torch.Generator().manual_seed(0))
-        logits = model(input_ids=ids.to(model.device)).logits[:, :-1].float()
-        expected = logits.log_softmax(-1).gather(-1, ids[:, 1:, None].to(model.device))[..., 0].cpu()
-        found = torch.tensor([self._prompt_logprobs(tuple(row)) for row in ids.tolist()])
-        difference = (found - expected).abs().mean().item()
-        if not difference <= TOLERANCE[self.dtype]:
-            raise RuntimeError(
-                f"vLLM's log-probabilities differ from the training model's by {difference:.3g} nats on average (at "
-                f"most {TOLERANCE[self.dtype]:g} is rounding in {self.dtype}): its weights are not the trained ones. "
-                "Use --engine torch, and report this with your vLLM version"
-            )
-        return difference
+        return compare_with_model(self._prompt_logprobs, model, self.vocabulary, self.max_model_len, self.dtype)
 
     def _prompt_logprobs(self, ids: tuple[int, ...]) -> list[float]:
         """Log-probability of every token but the first."""
@@ -214,6 +201,41 @@ class VLLMEngine:
             for output in self._engine.step():
                 if output.request_id == name and output.finished:
                     return [at[token].logprob for at, token in zip(output.prompt_logprobs[1:], ids[1:], strict=True)]
+
+
+@torch.no_grad()
+def compare_with_model(
+    scored: Callable[[tuple[int, ...]], list[float]],
+    model: PreTrainedModel,
+    vocabulary: int,
+    longest: int,
+    dtype: torch.dtype,
+) -> float:
+    """The mean difference between vLLM's and the training model's log-probabilities of fixed tokens, in nats.
+
+    Args:
+        scored: vLLM's log-probabilities of all tokens but the first.
+        model: the training model.
+        vocabulary: its number of tokens.
+        longest: most tokens that vLLM takes.
+        dtype: in which vLLM computes.
+
+    Raises:
+        RuntimeError: for a difference beyond rounding.
+    """
+    length = min(24, longest - 1)
+    ids = torch.randint(0, vocabulary, (4, length), generator=torch.Generator().manual_seed(0))
+    logits = model(input_ids=ids.to(model.device)).logits[:, :-1].float()
+    expected = logits.log_softmax(-1).gather(-1, ids[:, 1:, None].to(model.device))[..., 0].cpu()
+    found = torch.tensor([scored(tuple(row)) for row in ids.tolist()])
+    difference = (found - expected).abs().mean().item()
+    if not difference <= TOLERANCE[dtype]:
+        raise RuntimeError(
+            f"vLLM's log-probabilities differ from the training model's by {difference:.3g} nats on average (at "
+            f"most {TOLERANCE[dtype]:g} is rounding in {dtype}): its weights are not the trained ones. "
+            "Use --engine torch, and report this with your vLLM version"
+        )
+    return difference
 
 
 def bit_sum(tensor: Tensor) -> int:

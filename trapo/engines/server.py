@@ -2,7 +2,7 @@
 
 Prompts go out as tokens, one request per sample with the sample's own seed, many at a time. A request that fails for
 now (connection, time-out, 429, 5xx, half an answer) is sent again, later each time; one that is refused ends the
-evaluation with the server's words. Since a sample counts only once it is in the journal, nothing is lost or doubled.
+command with the server's words. A sample that is sent again is drawn from the same seed.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from typing import Any
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from trapo.engines.base import Request, Sample, Sampling
-from trapo.text import shorten
+from ..text import shorten
+from .base import Request, Sample, Sampling
 
 FOR_NOW = (408, 409, 425, 429)  # and 5xx: statuses that another attempt may not meet
 LONGEST_WAIT = 60.0  # seconds between two attempts
@@ -173,7 +173,7 @@ class ServerEngine:
             except Failed as failure:
                 raise ConnectionError(
                     f"{self.base_url} failed {self.attempts} times for one sample, at last with: {failure}; what was "
-                    "drawn is kept, and the same command goes on"
+                    "saved is kept, and the same command goes on"
                 ) from failure
         raise AssertionError("not reached")
 
@@ -184,12 +184,12 @@ class ServerEngine:
         except httpx.TransportError as error:
             raise Failed(_said(error)) from error
         if answer.status_code in FOR_NOW or answer.status_code >= 500:
-            raise Failed(f"HTTP {answer.status_code} {_message(answer)}", _retry_after(answer))
+            raise Failed(f"{reason(answer)}", _retry_after(answer))
         if answer.status_code in (400, 422) and not plain and self._may_be_plain():
             self._plain = True  # once for all: the next answer says whether it was that
             return await self._attempt(request)
         if answer.is_error:
-            raise ValueError(f"{self.base_url} refuses a request: HTTP {answer.status_code} {_message(answer)}")
+            raise ValueError(f"{self.base_url} refuses a request: {reason(answer)}")
         try:
             return _sample(answer.json(), request)
         except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -222,18 +222,19 @@ def _sample(answer: dict[str, Any], request: Request) -> ServerSample:
         raise ValueError("the server read other prompt tokens than were sent")
     ids = tuple(choice.get("token_ids") or ())
     tokens = len(ids) or int(answer["usage"]["completion_tokens"])
-    return ServerSample(ids, choice["finish_reason"], (), choice["text"], tokens)
+    logprobs = tuple((choice.get("logprobs") or {}).get("token_logprobs") or ())
+    return ServerSample(ids, choice["finish_reason"], logprobs, choice["text"], tokens)
 
 
-def _message(answer: httpx.Response) -> str:
-    """What the server says of a failure."""
+def reason(answer: httpx.Response) -> str:
+    """The status and the words of an answer that reports a failure."""
     try:
         found = answer.json()
         found = found.get("error", found)
         text = found["message"] if isinstance(found, dict) and "message" in found else json.dumps(found)
     except (ValueError, AttributeError):
         text = answer.text
-    return shorten(" ".join(str(text).split()), 300)
+    return f"HTTP {answer.status_code} {shorten(' '.join(str(text).split()), 300)}"
 
 
 def _retry_after(answer: httpx.Response) -> float:
