@@ -4,6 +4,7 @@
     docs/results/tuning.csv   every trial of a learning rate, and which was chosen
     docs/results/runs.csv     a row per run: command, seed, accuracies before and after, cost, the hash of its weights
     docs/results/curves.csv   what happened in training, in bins of ten steps
+    docs/results/ideas.csv    what might be better, tried on bases and problems that no cell is measured on
     docs/results/pass_at_k.csv
 
 A run that has its row is not run again, whether or not its folder is still there. `trapo_analysis.study_page` makes
@@ -60,6 +61,7 @@ class Cell:
         data: the world's options.
         flags: more flags of `trapo train`.
         rates: the recipe whose tuned learning rates it takes.
+        seeds: which list of bases it is trained on: the plan's "seeds", or the "fresh" ones.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Cell:
     data: str = "world"
     flags: str = ""
     rates: str = ""
+    seeds: str = "seeds"
 
 
 class Study:
@@ -91,14 +94,19 @@ class Study:
             for name, fields in cells.items():
                 if name in self.cells:
                     raise ValueError(f"{path}: cell {name} is named twice")
-                recipe = fields.get("recipe", name)
-                load_recipe(recipe)
-                self.cells[name] = Cell(name, part, **{"recipe": recipe, "rates": recipe} | fields)
+                self.cells[name] = self._cell(name, part, fields)
+        split = {"data": "world:held_out=tune"}
+        self.ideas = [self._cell(n, "ideas", split | fields) for n, fields in self.plan["ideas"]["cells"].items()]
 
-    @property
-    def seeds(self) -> list[int]:
-        """The bases' seeds."""
-        return self.plan["bases"]["seeds"]
+    @staticmethod
+    def _cell(name: str, part: str, fields: dict[str, str]) -> Cell:
+        recipe = fields.get("recipe", name)
+        load_recipe(recipe)
+        return Cell(name, part, **{"recipe": recipe, "rates": recipe} | fields)
+
+    def seeds(self, cell: Cell) -> list[int]:
+        """The seeds of the bases that a cell is trained on."""
+        return self.plan["bases"][cell.seeds]
 
     # ---------------------------------------------------------------- bases
 
@@ -182,6 +190,27 @@ class Study:
         flags += ["--seed", str(tuning["base"]), *shlex.split(cell.flags), *shlex.split(tuning.get("flags", ""))]
         return sweeps.Point(f"{recipe},rate={rate:g}", (*flags, *rates, f"--{self.field(recipe)}", f"{rate:g}"))
 
+    # ---------------------------------------------------------------- ideas
+
+    def screen_ideas(self, console: Console, jobs: int) -> bool:
+        """Try the ideas that were not tried yet; whether all are done."""
+        table = self.table("ideas")
+        done = set(table.command) if len(table) else set()
+        pairs = [(cell, seed, self.point(cell, seed)) for cell in self.ideas for seed in self.plan["ideas"]["bases"]]
+        wanted = [found for found in pairs if self.command(found[2]) not in done]
+        if wanted:
+            self.make_bases([(cell.base, seed) for cell, seed, _ in wanted], jobs)
+            self._sweep("ideas", [point for *_, point in wanted], console, jobs)
+        rows = []
+        for cell, seed, point in wanted:
+            folder = RunFolder(self.runs / "ideas" / point.name)
+            if folder.final.exists():
+                last = {record["set"]: record["reward"] for record in folder.records("evals.jsonl")}
+                row = {"cell": cell.name, "base": f"{cell.base}-{seed}"}
+                rows.append(row | last | {"command": self.command(point)})
+        self._add("ideas", rows, ("cell", "base"))
+        return len(rows) == len(wanted)
+
     # ---------------------------------------------------------------- cells
 
     def rate_flags(self, recipe: str) -> list[str]:
@@ -211,7 +240,7 @@ class Study:
         return [
             (cell, seed)
             for cell in self.cells.values()
-            for seed in self.seeds
+            for seed in self.seeds(cell)
             if (cell.name, f"{cell.base}-{seed}", self.command(self.point(cell, seed))) not in done
         ]
 
@@ -236,8 +265,9 @@ class Study:
             points = [self.point(cell, seed) for cell, seed in mine]
             self._sweep("confirm", points, console, slots)
             self.collect_runs()
+        screened = self.screen_ideas(console, slots) if parts is None or "ideas" in parts else True
         self._pass_at_k(console, slots)
-        return not [c for c, _ in self.missing() if parts is None or c.part in parts]
+        return screened and not [c for c, _ in self.missing() if parts is None or c.part in parts]
 
     def _sweep(self, name: str, points: list[sweeps.Point], console: Console, jobs: int, **evaluation: Any) -> None:
         what = sweeps.Sweep(points, tuple(shlex.split(self.plan["common"])), out=self.runs / name,
@@ -251,7 +281,7 @@ class Study:
         done = self.table("pass_at_k")
         done = set(zip(done.cell, done.base, strict=True)) if len(done) else set()
         points = []
-        for seed in self.seeds:
+        for seed in self.plan["bases"]["seeds"]:
             models = {"base": self.base("some", seed)}
             models |= {name: self.runs / "confirm" / f"{name},base={seed}" / "final" for name in wanted["cells"]}
             points += [
@@ -376,8 +406,9 @@ class Study:
         for cell in self.cells.values():
             left = sum(c == cell for c, _ in missing)
             total += left * (each := seconds.get(cell.name, usual))
-            console.print(f"{cell.part:9} {cell.name:22} {len(self.seeds) - left} of {len(self.seeds)} done, "
-                          f"{each:4.0f} s each: {self.command(self.point(cell, self.seeds[0]))}",
+            seeds = self.seeds(cell)
+            console.print(f"{cell.part:9} {cell.name:22} {len(seeds) - left} of {len(seeds)} done, "
+                          f"{each:4.0f} s each: {self.command(self.point(cell, seeds[0]))}",
                           markup=False, highlight=False, soft_wrap=True)  # fmt: skip
         trials = sum(len(self.plan["tuning"]["rates"][self.field(r)]) + 2 for r in self.tuned_recipes())
         done = len(self.table("tuning"))

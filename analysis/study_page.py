@@ -158,7 +158,7 @@ def alpha(results: Results) -> Drawn:
     ax.set(xscale="log", xlabel="alpha", ylabel="accuracy", ylim=(0, 1.02))
     ax.set_xticks(x, [f"{value:g}" for value in x])
     ax.minorticks_off()
-    ax.legend()
+    ax.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.45, 1.0), fontsize=6.5)
     return fig, results.settings(cells)
 
 
@@ -233,7 +233,7 @@ def pass_at_k(results: Results) -> Drawn:
     ax.set_xscale("log", base=2)
     ax.set_xticks(sorted(set(table.k)), [str(k) for k in sorted(set(table.k))])
     ax.minorticks_off()
-    ax.legend()
+    ax.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.45, 1.0), fontsize=6.5)
     asked = {"questions": int(table.questions.iloc[0]), "samples of each": int(table["samples"].iloc[0])}
     return fig, results.settings([cell for cell in cells if cell != "base"], temperature=1, **asked)
 
@@ -351,7 +351,29 @@ def tuning_table(results: Results) -> str:
     return "\n".join([_row(columns), _row(["---"] * len(columns)), *lines])
 
 
-TABLES = {"accuracies": accuracy_table, "questions": question_tables, "tuning": tuning_table}
+def ideas_table(results: Results) -> str:
+    """What was tried in search of something better, base by base."""
+    table = results.study.table("ideas")
+    if not len(table):
+        return "Not screened yet."
+    bases = sorted(set(table.base))
+    columns = ("idea", "recipe", "flags", *(f"tune, {base}" for base in bases), "mean", "direct", "facts")
+    lines = []
+    for cell in results.study.ideas:
+        mine = table[table.cell == cell.name].set_index("base")
+        if len(mine):
+            each = [f"{mine.tune[base]:.3f}" if base in mine.index else "-" for base in bases]
+            means = [f"{mine[name].mean():.3f}" for name in ("tune", "direct", "facts")]
+            lines.append(_row([cell.name, cell.recipe, cell.flags and f"`{cell.flags}`", *each, *means]))
+    return "\n".join([_row(columns), _row(["---"] * len(columns)), *lines])
+
+
+TABLES = {
+    "accuracies": accuracy_table,
+    "questions": question_tables,
+    "ideas": ideas_table,
+    "tuning": tuning_table,
+}
 
 
 def _mean(values: pd.Series) -> str:

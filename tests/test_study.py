@@ -29,16 +29,24 @@ def trial(recipe, phase, rate, tune):
 
 
 def test_every_cell_is_a_training_that_can_run_within_its_budget(study):
-    for cell in study.cells.values():
+    for cell in (*study.cells.values(), *study.ideas):
         command = shlex.split(study.command(study.point(cell, 1)))
         config = settings_of_flags(command[2:])
         assert config.seed == 1 and config.report_to in ("none", [])
         samples = config.max_steps * config.generation_batch_size // config.num_iterations
-        if cell.name == "sft-then-rl-short":
+        if "sft_max_steps" in cell.flags:
             assert samples + config.sft_max_steps * config.sft_batch_size == 6400
         elif "rl" in config.stages:
             assert samples == 6400, cell.name
-        assert cell.part in study.plan["parts"] and cell.rates in study.tuned_recipes()
+        assert cell.part in (*study.plan["parts"], "ideas") and cell.rates in study.tuned_recipes()
+        assert (cell.part == "ideas") == ("held_out=tune" in cell.data)
+
+
+def test_ideas_are_tried_where_nothing_is_measured(study):
+    measured = {*study.plan["bases"]["seeds"], *study.plan["bases"]["fresh"]}
+    assert len(measured) == 16 and not measured & {*study.plan["ideas"]["bases"]}
+    tuned_on = {study.plan["tuning"][phase]["base"] for phase in ("screen", "full")}
+    assert not measured & tuned_on
 
 
 def test_questions_are_about_cells_of_the_study(study):
