@@ -43,12 +43,15 @@ def test_the_default_training_is_well_here():
     assert lines[-1] == "All is well."
 
 
-def test_a_model_that_cannot_be_had_is_one_error_per_check_that_needs_it(tmp_path, monkeypatch):
+def test_a_model_that_cannot_be_had_is_one_error(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     result = CliRunner().invoke(app, ["doctor", "--model", "nobody/nothing-7b", "--output_dir", str(tmp_path)])
     assert result.exit_code == 1
     errors = [line.split()[1] for line in result.output.splitlines() if line.startswith("error")]
-    assert errors == ["tokenizer:", "memory:", "disk:", "gradient:"]
+    assert errors == ["model:"]
+    assert [line.split()[1].rstrip(":") for line in result.output.splitlines()[:-1]] == [
+        name for name in CHECKS if name not in doctor.NEED_A_MODEL
+    ]
     assert "ok      grader:" in result.output and result.output.endswith("It cannot work yet.\n")
 
 
@@ -131,6 +134,15 @@ def test_an_end_that_the_model_does_not_know(patient, tmp_path):
     folder = edited_tokenizer(tmp_path, eos_token="think")
     ((status, text, remedy),) = found("tokenizer", Patient(patient.config, folder))
     assert status == "error" and "the tokenizer ends at 'think'" in text and remedy.startswith("make them one")
+
+
+def test_a_model_that_names_no_end(patient, tmp_path):
+    folder = Path(edited_tokenizer(tmp_path))
+    config = json.loads((folder / "config.json").read_text()) | {"eos_token_id": None}
+    (folder / "config.json").write_text(json.dumps(config))
+    ((status, text, remedy),) = found("tokenizer", Patient(patient.config, str(folder)))
+    assert (status, text) == ("warning", "EOS '<|eos|>' is the tokenizer's; the model's configuration names none")
+    assert remedy.startswith("set eos_token_id in config.json")
 
 
 def test_a_tokenizer_without_an_end(patient, tmp_path):

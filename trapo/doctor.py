@@ -18,12 +18,14 @@ import psutil
 import torch
 from datasets import Dataset
 from packaging.version import Version
+from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from . import estimate
 from .config import TRAPOConfig, check_deepspeed
 from .grading import Grader
 from .launch import load_model, load_tokenizer
+from .text import shorten
 
 # What the tests run with; tests/test_doctor.py holds it against constraints.txt.
 TESTED = {
@@ -60,18 +62,20 @@ class Patient:
         """Tokenizer and transformers configuration of the model."""
         return load_tokenizer(self.model_path, self.config.trust_remote_code)
 
-    def shape(self) -> estimate.Shape:
-        """The model's sizes; its folder needs no more than a config.json."""
-        from transformers import AutoConfig
-
+    def architecture(self) -> PretrainedConfig:
+        """The model's configuration; its folder needs no more than a config.json."""
         if self.model_path.endswith(".gguf"):
-            return estimate.Shape.of(self.tokenizer()[1])
+            return self.tokenizer()[1]
         try:
-            return estimate.Shape.of(AutoConfig.from_pretrained(self.model_path))
-        except OSError as error:
+            return AutoConfig.from_pretrained(self.model_path, trust_remote_code=self.config.trust_remote_code)
+        except (OSError, ValueError) as error:
             raise ValueError(
-                f"model {self.model_path} cannot be loaded: {' '.join(str(error).split())[:200]}"
+                f"{self.model_path} cannot be loaded: {shorten(' '.join(str(error).split()), 200)}"
             ) from None
+
+    def shape(self) -> estimate.Shape:
+        """The model's sizes."""
+        return estimate.Shape.of(self.architecture())
 
     def memory(self) -> estimate.Memory:
         """The estimate for one GPU; sharded where the launcher says so."""
@@ -126,6 +130,12 @@ def deepspeed(patient: Patient) -> Iterator[Finding]:
         yield Finding("ok", f"DeepSpeed {found}")
 
 
+def model(patient: Patient) -> Iterator[Finding]:
+    """Whether there is one; what needs it is not examined otherwise."""
+    found = patient.architecture()
+    yield Finding("ok", f"{patient.model_path}, {(found.architectures or [found.model_type])[0]}")
+
+
 def memory(patient: Patient) -> Iterator[Finding]:
     """The estimate against what is free."""
     needed = patient.memory()
@@ -171,7 +181,10 @@ def tokenizer(patient: Patient) -> Iterator[Finding]:
         return
     ends = config.get_text_config().eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
-    if found.eos_token_id not in ends:
+    if ends == [None]:
+        yield Finding("warning", f"EOS {found.eos_token!r} is the tokenizer's; the model's configuration names none",
+                      "set eos_token_id in config.json: other engines stop by it")  # fmt: skip
+    elif found.eos_token_id not in ends:
         text = f"the tokenizer ends at {found.eos_token!r} ({found.eos_token_id}), the model at {ends}"
         yield Finding("error", text, "make them one: traces would teach an end that sampling does not know")
     elif found.eos_token in found.decode([*ids, found.eos_token_id], skip_special_tokens=True):
@@ -293,15 +306,19 @@ def groups(patient: Patient) -> Iterator[Finding]:
 
 
 CHECKS: dict[str, Callable[[Patient], Iterator[Finding]]] = {
-    f.__name__: f for f in (versions, device, deepspeed, groups, tokenizer, memory, disk, grader, engine, gradient)
+    f.__name__: f
+    for f in (versions, device, deepspeed, groups, model, tokenizer, memory, disk, grader, engine, gradient)
 }
+NEED_A_MODEL = ("tokenizer", "memory", "disk", "engine", "gradient")
 
 
 def examine(patient: Patient, say: Callable[[str], None]) -> str:
     """Make every check, say each finding in a line, and return the worst status."""
     transformers_logging.disable_progress_bar()
-    worst = "ok"
+    worst, there = "ok", True
     for name, check in CHECKS.items():
+        if name in NEED_A_MODEL and not there:  # not the same error five times, each after the hub's retries
+            continue
         try:
             findings = list(check(patient))
         except Exception as error:  # a check that breaks is a finding too
@@ -309,4 +326,5 @@ def examine(patient: Patient, say: Callable[[str], None]) -> str:
         for finding in findings:
             say(finding.line(name))
             worst = max(worst, finding.status, key=RANK.__getitem__)
+        there &= name != "model" or findings[0].status == "ok"
     return worst
