@@ -141,9 +141,10 @@ class Study:
 
     # ---------------------------------------------------------------- tuning
 
-    def tuned_recipes(self) -> list[str]:
-        """The recipes whose learning rates are tuned, SFT first: SFT-then-RL takes its rate for the first stage."""
-        return sorted({cell.rates for cell in self.cells.values()}, key=lambda name: (name != "sft", name))
+    def tuned_recipes(self, parts: list[str] | None = None) -> list[str]:
+        """The recipes whose rates these parts need, SFT first: SFT-then-RL takes its rate for the first stage."""
+        names = {cell.rates for cell in self.cells.values() if parts is None or cell.part in parts}
+        return ["sft", *sorted(names - {"sft"})]
 
     def field(self, recipe: str) -> str:
         """The learning rate that is tuned for a recipe: of its last stage."""
@@ -249,14 +250,7 @@ class Study:
     def run(self, console: Console, jobs: int | None, parts: list[str] | None = None) -> bool:
         """Do what is missing: bases, trials, cells of the given parts, pass@k; whether nothing failed."""
         slots = jobs or os.cpu_count() or 1
-        if self.trials_missing():
-            self.make_bases([("some", self.plan["tuning"][phase]["base"]) for phase in ("screen", "full")], slots)
-        # SFT's rate is needed for the trials of SFT-then-RL.
-        for phase, recipes in [(p, r) for r in (["sft"], self.tuned_recipes()) for p in ("screen", "full")]:
-            trials = [trial for trial in self.trials(phase) if trial[0] in recipes]
-            self._sweep(phase, [self.trial_point(phase, *trial) for trial in trials], console, slots)
-            self.collect_trials()
-        if self.trials_missing():
+        if not self._tune(self.tuned_recipes(parts), console, slots):
             return False
         wanted = [(c, s) for c, s in self.missing() if parts is None or c.part in parts]
         for name in dict.fromkeys(cell.name for cell, _ in wanted):
@@ -266,8 +260,22 @@ class Study:
             self._sweep("confirm", points, console, slots)
             self.collect_runs()
         screened = self.screen_ideas(console, slots) if parts is None or "ideas" in parts else True
-        self._pass_at_k(console, slots)
+        if parts is None or "pass@k" in parts:
+            self._pass_at_k(console, slots)
         return screened and not [c for c, _ in self.missing() if parts is None or c.part in parts]
+
+    def _tune(self, recipes: list[str], console: Console, jobs: int) -> bool:
+        """Do the trials of these recipes that have no row; whether their rates are chosen."""
+        done = set(self.table("tuning").command) if len(self.table("tuning")) else set()
+        # SFT's rate is needed for the trials of SFT-then-RL.
+        for phase, names in [(p, r) for r in (recipes[:1], recipes) for p in ("screen", "full")]:
+            points = [self.trial_point(phase, *trial) for trial in self.trials(phase) if trial[0] in names]
+            points = [point for point in points if self.command(point) not in done]
+            if points:
+                self.make_bases([("some", self.plan["tuning"][phase]["base"])], jobs)
+                self._sweep(phase, points, console, jobs)
+                self.collect_trials()
+        return set(recipes) <= set(self.chosen())
 
     def _sweep(self, name: str, points: list[sweeps.Point], console: Console, jobs: int, **evaluation: Any) -> None:
         what = sweeps.Sweep(points, tuple(shlex.split(self.plan["common"])), out=self.runs / name,
@@ -276,23 +284,36 @@ class Study:
             sweeps.run(what, console, jobs)
 
     def _pass_at_k(self, console: Console, jobs: int) -> None:
-        """Evaluate many samples of the chosen cells' models and of their bases."""
-        wanted = self.plan["pass_at_k"]
-        done = self.table("pass_at_k")
+        """Evaluate many samples of the chosen cells' models and of their bases; models that are gone are made again."""
+        wanted, done = self.plan["pass_at_k"], self.table("pass_at_k")
         done = set(zip(done.cell, done.base, strict=True)) if len(done) else set()
-        points = []
-        for seed in self.plan["bases"]["seeds"]:
-            models = {"base": self.base("some", seed)}
-            models |= {name: self.runs / "confirm" / f"{name},base={seed}" / "final" for name in wanted["cells"]}
-            points += [
-                sweeps.Point(f"{name},base={seed}", model=str(folder))
-                for name, folder in models.items()
-                if folder.exists() and (name, f"some-{seed}") not in done
-            ]
+        pairs = [(self.cells[name], seed) for seed in self.plan["bases"]["seeds"] for name in wanted["cells"]
+                 if (name, f"some-{seed}") not in done]  # fmt: skip
+        self.make_bases([("some", seed) for _, seed in pairs], jobs)
+        gone = [self.point(*pair) for pair in pairs if not self._final(*pair).exists()]
+        self._sweep("confirm", gone, console, jobs)
+        models = {f"base,base={seed}": self.base("some", seed) for seed in self.plan["bases"]["seeds"]
+                  if ("base", f"some-{seed}") not in done}  # fmt: skip
+        for cell, seed in pairs:
+            self._check_again(cell, seed)
+            models[f"{cell.name},base={seed}"] = self._final(cell, seed)
+        points = [sweeps.Point(name, model=str(folder)) for name, folder in models.items() if folder.exists()]
         flags = ("--limit", str(wanted["limit"]))
         self._sweep("pass-at-k", points, console, jobs, bench=wanted["bench"], samples=wanted["samples"],
                     eval_flags=flags)  # fmt: skip
         self.collect_pass_at_k()
+
+    def _final(self, cell: Cell, seed: int) -> Path:
+        return RunFolder(self.runs / "confirm" / self.point(cell, seed).name).final
+
+    def _check_again(self, cell: Cell, seed: int) -> None:
+        """ValueError where a model is not the one of its row."""
+        table = self.table("runs")
+        row = table[(table.cell == cell.name) & (table.base == f"{cell.base}-{seed}")]
+        final = self._final(cell, seed)
+        if len(row) and final.exists() and weights_hash(final) != row.iloc[0].weights_sha256:
+            raise ValueError(f"{final}: its bits are not those of {cell.name} on {cell.base}-{seed} in "
+                             f"{self.results}/runs.csv: begin one of your own, --results DIR")  # fmt: skip
 
     # ---------------------------------------------------------------- tables
 
@@ -318,12 +339,23 @@ class Study:
         write_whole(self.results / f"{name}.csv", text.getvalue())
 
     def collect_bases(self) -> None:
-        """bases.csv from the bases that are there."""
-        rows = []
+        """bases.csv from the bases that are there.
+
+        Raises:
+            ValueError: for a base whose weights are not those of its row, as happens on another kind of processor: what
+                is trained from it can't be paired with what was trained from the recorded one.
+        """
+        rows, table = [], self.table("bases")
+        recorded = dict(zip(table.base, table.weights_sha256, strict=True)) if len(table) else {}
         for kind, flags in self.plan["bases"]["kinds"].items():
             for folder in (self.runs / "bases").glob(f"{kind}-*/made.json"):
                 made = json.loads(folder.read_text(encoding="utf-8"))
                 seed = made["making"]["seed"]
+                if recorded.get(folder.parent.name, made["weights_sha256"]) != made["weights_sha256"]:
+                    raise ValueError(
+                        f"{folder.parent}: this machine makes {folder.parent.name} with other bits than the one of "
+                        f"{self.results}/bases.csv, and runs are paired by base: begin one of your own, --results DIR"
+                    )
                 command = f"python -m trapo_toy.world.make --seed {seed} {flags}".strip()
                 rows.append({"base": f"{kind}-{seed}", "command": command} | made["tune_accuracy"]
                             | {"parameters": made["parameters"], "weights_sha256": made["weights_sha256"]})  # fmt: skip
@@ -451,14 +483,18 @@ def main() -> int:
     """Run, or show the plan."""
     options = parser(__doc__)
     options.add_argument("--jobs", type=int, help="runs at a time; default: one per core")
-    options.add_argument("--parts", help="comma-separated; default: all")
+    options.add_argument("--parts", help="comma-separated: parts of the plan, ideas, pass@k; default: all")
     options.add_argument("--dry-run", action="store_true", help="show cells, commands and times, and stop")
     chosen = options.parse_args()
     study = study_of(chosen)
     if chosen.dry_run:
         study.show(Console())
         return 0
-    return 0 if study.run(Console(), chosen.jobs, chosen.parts.split(",") if chosen.parts else None) else 1
+    try:
+        return 0 if study.run(Console(), chosen.jobs, chosen.parts.split(",") if chosen.parts else None) else 1
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

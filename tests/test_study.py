@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,51 @@ def test_tables_say_what_the_run_folders_hold(study):
     before = (study.results / "runs.csv").read_bytes()
     study.collect_runs()
     assert (study.results / "runs.csv").read_bytes() == before
+
+
+def test_a_base_of_other_bits_is_refused(study):
+    made = {"making": {"seed": 1}, "tune_accuracy": {"pass@1": 0.02}, "parameters": 9, "weights_sha256": "a" * 64}
+    folder = study.base("some", 1)
+    folder.mkdir(parents=True)
+    (folder / "made.json").write_text(json.dumps(made))
+    study.collect_bases()
+    study.collect_bases()  # the same again
+    before = (study.results / "bases.csv").read_bytes()
+    (folder / "made.json").write_text(json.dumps(made | {"weights_sha256": "b" * 64}))
+    with pytest.raises(ValueError, match=r"some-1: this machine makes some-1 with other bits .*, --results DIR"):
+        study.collect_bases()
+    assert (study.results / "bases.csv").read_bytes() == before
+
+
+def test_a_trial_that_has_its_row_is_not_made_again(study, monkeypatch):
+    started = []
+    monkeypatch.setattr(studies.sweeps, "run", lambda sweep, *_: started.extend(point.name for point in sweep.points))
+    monkeypatch.setattr(study, "make_bases", lambda *_: None)
+    shutil.copytree(RESULTS, study.results)
+    study.runs = Path("runs/study")  # as the recorded commands say
+    assert study.tuned_recipes(["rate"]) == ["sft", "micro-groups-dft"]
+    assert study._tune(["sft", "trapo", "sft-then-rl"], None, 1) and started == []
+    table = study.table("tuning")
+    lost = (table.recipe == "trapo") & (table.phase == "full") & (table.rate == 3e-4)
+    table[~lost].to_csv(study.results / "tuning.csv", index=False)
+    assert not study._tune(["sft", "trapo"], None, 1)
+    assert started == ["trapo,rate=0.0003"]
+
+
+def test_models_of_other_bits_are_not_asked_for_pass_at_k(study, monkeypatch):
+    evaluated = []
+    monkeypatch.setattr(studies.sweeps, "run", lambda sweep, *_: evaluated.extend(sweep.points))
+    monkeypatch.setattr(study, "make_bases", lambda *_: None)
+    study.plan["bases"]["seeds"], study.plan["pass_at_k"]["cells"] = [1], ["trapo"]
+    make_run(study.runs / "confirm" / "trapo,base=1", test=0.5)
+    study.collect_runs()
+    study._pass_at_k(None, 1)
+    assert [point.name for point in evaluated] == ["trapo,base=1"]
+    evaluated.clear()
+    (study.runs / "confirm" / "trapo,base=1" / "final" / "model.safetensors").write_bytes(b"others")
+    with pytest.raises(ValueError, match=r"its bits are not those of trapo on some-1 in .*runs\.csv"):
+        study._pass_at_k(None, 1)
+    assert evaluated == []
 
 
 def results_of(study, accuracies):
