@@ -36,6 +36,7 @@ _UNIT = re.compile(
     )(?P<power>\s*\^\s*\{{?\s*[23]\s*\}}?)?""",
     re.DOTALL | re.VERBOSE,
 )
+_BASE = re.compile(r"\(?(?:\\text\s*\{)?(\d[0-9A-F]*)\}?\)?\s*_\s*\{?(?:\\text\s*\{)?\s*(\d+)\s*\}*")
 _SAME_UNIT = {
     "centimeter": "cm", "millimeter": "mm", "meter": "m", "metre": "m", "kilometer": "km", "inch": "in", "inche": "in",
     "foot": "ft", "feet": "ft", "mile": "mi", "second": "s", "sec": "s", "minute": "min", "hour": "h", "hr": "h",
@@ -109,3 +110,9 @@ def split_unit(answer: str) -> tuple[str, str | None]:
     names = [name.removesuffix("s") if len(name) > 2 else name for name in names]
     unit = " ".join(_SAME_UNIT.get(name, name) for name in names)
     return found["value"], None if unit in ("unit", "") else unit + power
+
+
+def split_base(answer: str) -> tuple[str, str | None]:
+    r"""Digits and base of a number that names its base; anything else and None: `1010_{2}` is ("1010", "2")."""
+    found = _BASE.fullmatch(answer)
+    return (found[1], found[2]) if found else (answer, None)

@@ -9,20 +9,24 @@ import resource
 import signal
 import sys
 
-from .answers import normalise, split_unit
+from .answers import normalise, split_base, split_unit
 from .reference_grading import reference_correct
 
 PERCENT = "\\%"
+CLOSE = 1e-6  # numbers further apart than this share of the larger one are not equal
 
 
 def equivalent(answer: str, gold: str) -> bool:
     """Whether the boxed `answer` and `gold` are the same value, by math-verify on both as `trapo.answers` writes them.
 
-    Where both name a unit it must be the same. A percentage equals its number and the share that it is. `i` is the
-    imaginary unit if only that makes them equal.
+    Where both name a unit it must be the same, and so must the base that numbers are written in. A percentage equals
+    its number and the share that it is. `i` is the imaginary unit if only that makes them equal.
     """
     (answer, unit), (gold, gold_unit) = split_unit(normalise(answer)), split_unit(normalise(gold))
     if unit and gold_unit and unit != gold_unit:
+        return False
+    (answer, base), (gold, gold_base) = split_base(answer), split_base(gold)
+    if base and gold_base and base != gold_base:
         return False
     percent, gold_percent = answer.endswith(PERCENT), gold.endswith(PERCENT)
     answer, gold = answer.removesuffix(PERCENT), gold.removesuffix(PERCENT)
@@ -42,9 +46,21 @@ def _verify(answer: str, gold: str) -> bool:
     parsed = {text: parse(f"\\boxed{{{text}}}", parsing_timeout=None, raise_on_error=True) for text in {gold, answer}}
     arguments = {"timeout_seconds": None, "raise_on_error": True}
     if verify(parsed[gold], parsed[answer], **arguments):
-        return True
+        return _close(parsed[gold], parsed[answer])
     imaginary = {text: [_with_imaginary_unit(x) for x in found] for text, found in parsed.items()}
     return imaginary != parsed and verify(imaginary[gold], imaginary[answer], **arguments)
+
+
+def _close(golds: list, answers: list) -> bool:
+    """Whether two readings that are numbers lie within `CLOSE` of each other; True where there are no two numbers.
+
+    math-verify compares floats to six decimals, so that all numbers as small as 1e-7 are equal to it.
+    """
+    from sympy import Basic
+
+    numbers = [[x for x in found if isinstance(x, Basic) and x.is_number] for found in (golds, answers)]
+    pairs = [(a, b) for a in numbers[0] for b in numbers[1]]
+    return not pairs or any(a == b or abs((a - b).evalf()) <= CLOSE * abs(a.evalf()) for a, b in pairs)
 
 
 def _with_imaginary_unit(expression):
