@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -174,10 +175,13 @@ def data_prepare(
             source, out, second, tokenizer, max_tokens, check_experts, drop_contaminated, split
         )  # fmt: skip
         questions, unchecked = questions_of(bench, data_dir)
+        started = time.perf_counter()
         with Console(stderr=True).status(f"reading {source}") as status:
             summary = prepare.prepare(settings, questions, unchecked, lambda n: status.update(f"{source}: {n} rows"))
         for line in summary.lines():
             typer.echo(line)
+        seconds, graded = time.perf_counter() - started, "" if check_experts else " not"
+        typer.echo(f"{seconds:.0f} s, {summary.rows / seconds:.0f} rows per second; traces{graded} graded")
         typer.echo(f"Rows: {out}  (beside it .dropped.jsonl, .contaminated.jsonl, .summary.json)")
 
 

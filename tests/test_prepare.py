@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -101,6 +102,36 @@ def test_planted_questions_of_a_real_benchmark_are_found(tmp_path):
     assert summary.contaminated == {"math500": 40} and summary.kept == 240
 
 
+def test_how_much_of_a_real_question_must_be_there(tmp_path):
+    """What docs/data.md says of MATH-500, planted whole, with words around it, and in part."""
+    if not (SHARED / "math500.parquet").exists():
+        pytest.skip(f"no benchmark file in {SHARED}")
+    from trapo_evals import benchmarks
+
+    questions = [(q.id, q.problem) for q in benchmarks.load("math500", SHARED)]
+    index = Index({"math500": questions})
+
+    def found(share, around="{}", edit=str):
+        texts = [" ".join(text.split()[: round(share * len(text.split()))]) for _, text in questions]
+        matches = [index.matches(edit(around.format(text))) for text in texts]
+        return sum(name in [m.question for m in found] for (name, _), found in zip(questions, matches, strict=True))
+
+    assert found(1.0) == 500
+    assert found(1.0, edit=str.upper) == 500
+    assert (
+        found(1.0, edit=lambda text: text.replace(" ", "\n  ").replace("$", " $ ").replace("\\frac", "\\,\\dfrac "))
+        == 500
+    )
+    assert found(1.0, "Solve: {} Show all of your work.") == 488  # the other 12 have fewer than eight words
+    assert [found(share) for share in (0.8, 0.6, 0.4)] == [440, 200, 7]
+
+
+def test_a_file_of_nothing_but_repeated_questions_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="every usable row of it repeats a benchmark's question"):
+        prepared(tmp_path, [row(QUESTION)], {"aime24": [("q7", QUESTION)]}, drop_contaminated=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["source.jsonl"]
+
+
 def test_contaminated_rows_are_listed_and_dropped_on_request(tmp_path):
     rows = [row("What is 1 + 3 in all, tell me now please?"), row(QUESTION)]
     kept, _ = prepared(tmp_path, rows, {"aime24": [("q7", QUESTION)]})
@@ -136,6 +167,25 @@ def test_a_second_demonstration_is_joined_by_the_problem(tmp_path):
     assert [r["expert"][1:] for r in lines(out)] == [["other \\boxed{4}"], ["three and one \\boxed{4}"], []]
     assert summary.joined == 2
     assert key_of([{"role": "user", "content": "What is 2 + 2?"}]) == key_of("what is $2+2$")
+
+
+def test_a_wrong_second_demonstration_is_not_joined_where_traces_are_checked(tmp_path):
+    texts = [r"mine \boxed{4}", r"\boxed{5}", "no box", r"\boxed{4}, at last", r"\boxed{4}, too"]
+    second = [{"problem": "What is 2 + 2?", "generations": texts}, {"problem": "And 5 - 1?", "generations": ["no box"]}]
+    rows = [row("What is 2 + 2?", trace=texts[0]), row("And 5 - 1?")]
+    source = write(tmp_path / "second.jsonl", second)
+    summary, out = prepared(tmp_path, rows, second=source, check_experts=True)
+    assert [r["expert"][1:] for r in lines(out)] == [[r"\boxed{4}, at last"], []]
+    assert (summary.joined, summary.refused, summary.traces) == (1, 3, 3)
+    assert "  second demonstration wrong           3" in summary.lines()
+    summary, out = prepared(tmp_path, rows, second=source)
+    assert [r["expert"][1:] for r in lines(out)] == [[texts[1]], ["no box"]] and summary.refused == 0
+
+
+def test_what_is_no_text_is_no_second_demonstration(tmp_path):
+    second = [{"problem": "a?", "generations": [None, 3, " ", "\ud800", {"role": "assistant", "content": "told"}]}]
+    _, out = prepared(tmp_path, [row("a?")], second=write(tmp_path / "second.jsonl", second))
+    assert lines(out)[0]["expert"][1:] == ["told"]
 
 
 def test_the_same_input_gives_the_same_bytes_and_training_reads_them(tmp_path):
@@ -184,9 +234,9 @@ def test_the_command_says_what_it_did_and_what_it_could_not_check(tmp_path, monk
         app, ["data", "prepare", source, "--out", str(tmp_path / "o.parquet"), "--bench", "aime24"]
     )
     assert result.exit_code == 0, result.output
-    assert (
-        "2 rows read, 1 written, 1 expert traces" in result.output and "not checked against aime24: " in result.output
-    )
+    assert "2 rows read, 1 written, 1 expert traces" in result.output
+    assert "not checked against aime24: " in result.output
+    assert re.search(r"^\d+ s, \d+ rows per second; traces graded$", result.output, re.MULTILINE)
     assert {p.name for p in tmp_path.iterdir()} == {"s.jsonl", "o.parquet", "o.parquet.png", "o.parquet.pdf"} | {
         f"o.parquet.{name}" for name in ("dropped.jsonl", "contaminated.jsonl", "summary.json")
     }
@@ -202,6 +252,7 @@ def test_the_command_says_what_it_did_and_what_it_could_not_check(tmp_path, monk
         (["s.jsonl", "--out", "o.jsonl", "--bench", "aime99"], "aime99"),
         (["s.jsonl", "--out", "o.jsonl", "--second", "odd.jsonl"], "--second odd.jsonl has no row with a problem"),
         (["empty.jsonl", "--out", "o.jsonl"], "none of its 1 rows is usable"),
+        (["s.jsonl", "--out", "o.jsonl", "--max-tokens", "9"], "--max-tokens 9 needs --tokenizer"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(arguments, message, tmp_path, monkeypatch):

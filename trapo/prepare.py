@@ -24,13 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .config import TRAPOConfig
-from .data import read_cells, read_rows
+from .data import as_traces, is_text, read_cells, read_rows
 from .decontaminate import Index, words
 from .grading import Grader
 from .run import write_whole
-from .screen import Report, Screen
+from .screen import TOKENIZE_AT_ONCE, Report, Screen
 
-COUNTED = 2000  # traces that are tokenized for the lengths; of more, an evenly spread sample
+COUNTED = 1000  # traces that are tokenized for the lengths; of more, an evenly spread sample
 SCRIPTS = {
     "CJK": re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"),
     "Cyrillic": re.compile(r"[\u0400-\u04ff]"),
@@ -50,7 +50,7 @@ class Settings:
         second: where to take a second demonstration of the same problem from; None for none.
         tokenizer: for lengths in tokens; None counts characters.
         max_tokens: what training will cut traces to; for the share that would be.
-        check_experts: whether traces are graded, wrong ones dropped.
+        check_experts: whether traces are graded, second ones included, and wrong ones dropped.
         drop_contaminated: whether rows that repeat a benchmark's question are left out.
         split: of hub datasets.
     """
@@ -73,7 +73,7 @@ class Summary:
         rows, kept: read, and written.
         dropped: defects, by name.
         contaminated: rows that repeat a question, by benchmark; `unchecked` says which benchmarks were not at hand.
-        joined: rows that were given a second demonstration.
+        joined: rows that were given a second demonstration; `refused`: second demonstrations that were wrong.
         scripts: share of kept traces with more than `MIXED` of their characters in a script.
         characters, tokens: deciles of the traces' lengths; tokens are of `counted` traces.
         cut: share of those that are longer than max_tokens, EOS included; None without a tokenizer or a maximum.
@@ -87,6 +87,7 @@ class Summary:
     contaminated: dict[str, int] = field(default_factory=dict)
     unchecked: dict[str, str] = field(default_factory=dict)
     joined: int = 0
+    refused: int = 0
     scripts: dict[str, float] = field(default_factory=dict)
     characters: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -101,6 +102,8 @@ class Summary:
         found += [f"  not checked against {name}: {why}" for name, why in self.unchecked.items()]
         if self.joined:
             found.append(f"  second demonstration joined    {self.joined:7}")
+        if self.refused:
+            found.append(f"  second demonstration wrong     {self.refused:7}")
         for what, deciles in (("characters", self.characters), ("tokens", self.tokens)):
             if deciles:
                 found.append(f"  {what} of a trace: median {deciles[5]}, 10% to 90% {deciles[1]} to {deciles[9]}, "
@@ -117,9 +120,21 @@ def key_of(prompt: Any) -> bytes:
     return hashlib.blake2b(" ".join(words(text if isinstance(text, str) else "")).encode(), digest_size=16).digest()
 
 
-def second_traces(source: str, wanted: set[bytes], split: str = "train") -> dict[bytes, list[str]]:
-    """Key -> demonstrations of the problems in `wanted`, from a dataset of problems and generations (OpenR1-Math's
-    `problem` and `generations`; or `prompt` or `question`, and `solution`, `expert` or `target`).
+def _texts(value: Any) -> list[str]:
+    """The texts among what stands in an expert's place."""
+    texts = [trace.get("content") if isinstance(trace, dict) else trace for trace in as_traces(value)]
+    return [text for text in texts if is_text(text) and text.strip()]
+
+
+def _same(text: str) -> bytes:
+    """What two copies of a trace have in common; white space around them aside."""
+    return hashlib.blake2b(text.strip().encode(), digest_size=16).digest()
+
+
+def second_traces(source: str, own: Mapping[bytes, set[bytes]], split: str = "train") -> dict[bytes, list[str]]:
+    """Key -> demonstrations of the problems in `own` that are not among their own, from a dataset of problems and
+    generations (OpenR1-Math's `problem` and `generations`; or `prompt` or `question`, and `solution`, `expert` or
+    `target`).
 
     Raises:
         ValueError: if it cannot be read, or has no such columns.
@@ -132,10 +147,8 @@ def second_traces(source: str, wanted: set[bytes], split: str = "train") -> dict
         problem = next((cells[name] for name in SECOND[:3] if cells.get(name)), None)
         traces = next((cells[name] for name in SECOND[3:] if cells.get(name)), None)
         usable |= problem is not None and traces is not None
-        if problem is not None and (key := key_of(problem)) in wanted and key not in found:
-            listed = traces if isinstance(traces, list) else [traces]
-            texts = [t.get("content") if isinstance(t, dict) else t for t in listed]
-            found[key] = [text for text in texts if isinstance(text, str) and text.strip()]
+        if problem is not None and (key := key_of(problem)) in own and key not in found:
+            found[key] = [text for text in _texts(traces) if _same(text) not in own[key]]
     if not usable:
         raise ValueError(
             f"--second {source} has no row with a problem and a demonstration: it needs a column of "
@@ -167,6 +180,8 @@ def prepare(
         raise ValueError(
             f"--out {settings.out}: the folder {settings.out.absolute().parent} is not there: make it first"
         )
+    if settings.max_tokens and settings.tokenizer is None:
+        raise ValueError(f"--max-tokens {settings.max_tokens} needs --tokenizer, the model whose tokens these are")
     tokenizer = _load_tokenizer(settings.tokenizer)
     summary = Summary({k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()})
     summary.unchecked, index = dict(unchecked), Index(questions)
@@ -180,13 +195,17 @@ def prepare(
             for row in table.to_pylist():
                 found = index.matches(row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"])
                 matches += [{"id": row["id"]} | asdict(match) for match in found]
-                if found and settings.drop_contaminated:
-                    continue
-                summary.joined += _join(row, second)
+                if not (found and settings.drop_contaminated):
+                    rows.append(row)
+            joined, refused = _join(rows, second, grader if settings.check_experts else None)
+            summary.joined, summary.refused = summary.joined + joined, summary.refused + refused
+            summary.kept += len(rows)
+            for row in rows:
                 measures.add(row["expert"])
-                rows.append(row)
             if rows:
                 writer.write(pa.Table.from_pylist(rows, schema=table.schema))
+        if not summary.kept:
+            raise ValueError(f"{settings.source}: every usable row of it repeats a benchmark's question")
         report = screen.report
         _fill(summary, report, matches, measures, tokenizer, settings)
         writer.companion(".dropped.jsonl", _lines(report.dropped))
@@ -207,19 +226,31 @@ def _load_tokenizer(name: str | None):
 def _second(settings: Settings) -> dict[bytes, list[str]]:
     if settings.second is None:
         return {}
-    wanted = {
-        key_of(cells["prompt"]) for _, cells in read_rows(settings.source, settings.split) if isinstance(cells, dict)
-    }
-    return second_traces(settings.second, wanted, settings.split)
+    own: dict[bytes, set[bytes]] = {}
+    for _, cells in read_rows(settings.source, settings.split):
+        if isinstance(cells, dict):
+            own.setdefault(key_of(cells["prompt"]), set()).update(map(_same, _texts(cells["expert"])))
+    return second_traces(settings.second, own, settings.split)
 
 
-def _join(row: dict[str, Any], second: dict[bytes, list[str]]) -> bool:
-    """Give the row the first other demonstration of its problem; whether there was one."""
-    there = {text.strip() for text in row["expert"]}
-    other = next((t for t in second.get(key_of(row["prompt"]), ()) if t.strip() not in there), None) if second else None
-    if other is not None:
-        row["expert"].append(other)
-    return other is not None
+def _join(
+    rows: Sequence[dict[str, Any]], second: Mapping[bytes, Sequence[str]], grader: Grader | None
+) -> tuple[int, int]:
+    """Give every row the first of its problem's other demonstrations that is not wrong, or simply the first without a
+    grader; how many rows were given one, and how many demonstrations were wrong."""
+    joined = refused = 0
+    waiting = [(row, iter(second.get(key_of(row["prompt"]), ()))) for row in rows] if second else []
+    while offered := [(row, rest, text) for row, rest in waiting if (text := next(rest, None)) is not None]:
+        wrong = [False] * len(offered)
+        if grader is not None:
+            verdicts = grader.grade([text for _, _, text in offered], [row["answer"] for row, _, _ in offered])
+            wrong = [verdict.status in ("wrong", "no_box") for verdict in verdicts]  # as `Screen` has it
+        for (row, _, text), refuse in zip(offered, wrong, strict=True):
+            if not refuse:
+                row["expert"].append(text)
+        waiting = [(row, rest) for (row, rest, _), refuse in zip(offered, wrong, strict=True) if refuse]
+        joined, refused = joined + len(offered) - len(waiting), refused + len(waiting)
+    return joined, refused
 
 
 class _Lengthless:
@@ -259,8 +290,6 @@ def _fill(
     summary: Summary, report: Report, matches: list[dict], measures: _Measures, tokenizer, settings: Settings
 ) -> None:
     summary.rows, summary.traces = report.rows, len(measures.characters)
-    repeated = {match["id"] for match in matches}
-    summary.kept = report.usable - (len(repeated) if settings.drop_contaminated else 0)
     summary.dropped = dict(sorted(report.counts.items()))
     per_row = {(match["id"], match["benchmark"]) for match in matches}
     summary.contaminated = dict(sorted(Counter(benchmark for _, benchmark in per_row).items()))
@@ -268,7 +297,11 @@ def _fill(
     summary.scripts = {name: measures.scripts[name] / n for name in SCRIPTS}
     summary.characters = _deciles(measures.characters)
     if tokenizer is not None and measures.sample:
-        lengths = [len(ids) for ids in tokenizer(measures.sample, add_special_tokens=False)["input_ids"]]
+        lengths = []
+        # Not all at once: until it is counted, a token costs a hundred bytes and more.
+        for i in range(0, len(measures.sample), TOKENIZE_AT_ONCE):
+            some = measures.sample[i : i + TOKENIZE_AT_ONCE]
+            lengths += [len(ids) for ids in tokenizer(some, add_special_tokens=False)["input_ids"]]
         summary.tokens, summary.counted = _deciles(lengths), len(lengths)
         if settings.max_tokens:
             summary.cut = sum(length + 1 > settings.max_tokens for length in lengths) / len(lengths)
