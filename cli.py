@@ -125,10 +125,9 @@ def doctor(context: typer.Context) -> None:
         named, _ = parse_names(context.args)
         settings = settings_of_flags(context.args)
         patient = doctors.Patient(settings, model_path_of(named.model))
-        worst = doctors.examine(patient, lambda line: typer.echo(line))
-        typer.echo(
-            {"ok": "All is well.", "warning": "It can work; see the warnings.", "error": "It cannot work yet."}[worst]
-        )
+        say = typer.echo if settings.process_index == 0 else lambda line: None  # the first of several processes
+        worst = doctors.examine(patient, say)
+        say({"ok": "All is well.", "warning": "It can work; see the warnings.", "error": "It cannot work yet."}[worst])
         if worst == "error":
             raise typer.Exit(1)
 

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from trapo import TRAPOConfig, doctor
+from trapo import TRAPOConfig, doctor, estimate
 from trapo.doctor import CHECKS, TESTED, Patient, examine
 from trapo_cli.cli import app
 from trapo_toy.world import BASE
@@ -68,6 +68,29 @@ def test_seven_billion_parameters_do_not_fit_here(tmp_path):
     assert status == "error" and remedy.startswith("--lora_r 16")
     assert float(text.split()[0]) > 16 * 7.6e9 / 2**30  # weights, gradients and Adam's moments alone
     assert found("gradient", patient)[0][1].startswith("not tried: the model and two gradients take 85")
+
+
+def test_a_context_without_room(tmp_path):
+    shutil.copytree(BASE, tmp_path / "model")
+    context = json.loads((BASE / "config.json").read_text())["max_position_embeddings"]
+    for length, statuses in ((context - 1, ["ok"]), (context, ["ok", "error"])):
+        settings = TRAPOConfig(output_dir=str(tmp_path / "run"), use_cpu=True, max_completion_length=length)
+        last = found("model", Patient(settings, str(tmp_path / "model")))
+        assert [status for status, _, _ in last] == statuses
+    assert last[1][1].endswith(f"leaves no room for a prompt in the model's context of {context}")
+    assert last[1][2].startswith("lower it, or raise max_position_embeddings")
+
+
+def test_memory_is_split_where_the_launcher_shards(patient, monkeypatch):
+    whole = patient.memory()
+    zero3 = SimpleNamespace(zero_stage=3)
+    assert estimate.shards(SimpleNamespace(deepspeed_plugin=zero3, world_size=8)) == 8
+    assert estimate.shards(SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=2), world_size=8)) == 1
+    assert estimate.shards(SimpleNamespace(deepspeed_plugin=None, world_size=8)) == 1
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert estimate.shards(SimpleNamespace(deepspeed_plugin=None, world_size=8)) == 8
+    monkeypatch.setattr(estimate, "shards", lambda config: 4)
+    assert patient.memory().optimizer == whole.optimizer / 4
 
 
 def test_versions_that_differ(patient, monkeypatch):
@@ -157,6 +180,48 @@ def test_text_that_does_not_come_back(patient, monkeypatch):
     assert found("tokenizer", patient)[0][:2] == ("warning", "text comes back changed: 'something else'")
 
 
+def with_template(tmp_path, chat_template, **fields):
+    folder = edited_tokenizer(tmp_path, chat_template=chat_template)
+    config = TRAPOConfig(output_dir=str(tmp_path / "run"), use_cpu=True, max_completion_length=64, **fields)
+    return found("tokenizer", Patient(config, folder))
+
+
+@pytest.mark.parametrize(
+    "template, status, text",
+    [
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", "ok", "EOS '<|eos|>', a chat template"),
+        ("{{ raise_exception('no such role') }}", "error", "the chat template fails: no such role"),
+        ("{{ messages[0].content | upper }}", "warning", "the template changes the prompt: 'FIRST, 3 * 4 = 12."),
+    ],
+    ids=["whole", "failing", "changing"],
+)
+def test_a_template_is_rendered(template, status, text, tmp_path):
+    first = with_template(tmp_path, template)[0]
+    assert first[0] == status and first[1].startswith(text)
+
+
+def test_a_template_of_tokens_that_the_model_does_not_have(tmp_path):
+    ((status, text, remedy), _) = with_template(tmp_path, None, template="reference")
+    assert status == "warning" and text == "template 'reference' writes <|im_end|>, which is 10 tokens of this model"
+    assert remedy.startswith("it is made for Qwen")
+
+
+def test_an_engine_that_does_not_take_the_weights(patient, monkeypatch):
+    engine = SimpleNamespace(load=lambda parameters: len(list(parameters)), check=lambda model: 2e-7)
+    monkeypatch.setattr("trapo.engines.choice.start_vllm", lambda *args, **kwargs: engine)
+    patient.config.engine = "vllm-server"
+    assert found("engine", patient) == [
+        ("ok", "vllm-server draws with the pushed weights (log-probabilities differ by 2.0e-07)", "")
+    ]
+
+    def check(model):
+        raise RuntimeError("log-probabilities differ from the training model's by 3.1")
+
+    engine.check = check
+    ((status, text, remedy),) = found("engine", patient)
+    assert status == "error" and text.startswith("vllm-server: log-probabilities differ") and "--engine torch" in remedy
+
+
 def test_a_grader_that_errs(patient, monkeypatch):
     right = doctor.Grader.grade
 
@@ -197,3 +262,32 @@ def test_without_a_gpu_it_says_so(patient):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     assert found("device", patient)[0][1].startswith("no GPU that torch")
+
+
+def test_a_gpu_that_this_torch_cannot_use(patient, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 570.86.15\necho 570.86.15\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    patient.config.use_cpu = False
+    ((status, text, _),) = found("device", patient)
+    assert status == "warning" and text.startswith("there is a GPU (driver 570.86.15), but torch")
+    patient.config.use_cpu = True
+    assert found("device", patient)[0][0] == "ok"
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")  # as where there is no driver
+    patient.config.use_cpu = False
+    assert found("device", patient)[0][1].startswith("no GPU that torch")
+
+
+def test_gpus_without_nccl_or_bf16(patient, monkeypatch):
+    cuda = SimpleNamespace(
+        is_available=lambda: True, device_count=lambda: 2, is_bf16_supported=lambda: False,
+        get_device_properties=lambda i: SimpleNamespace(name="Tesla V100"),
+    )  # fmt: skip
+    monkeypatch.setattr(doctor.torch, "cuda", cuda)
+    monkeypatch.setattr(doctor.torch.distributed, "is_nccl_available", lambda: False)
+    monkeypatch.setattr(doctor, "_driver", lambda: "570.86.15")
+    (_, text, _), nccl, bf16 = found("device", patient)
+    assert text.startswith("2 x Tesla V100, driver 570.86.15, CUDA ") and text.endswith("NCCL none")
+    assert nccl == ("error", "several GPUs but no NCCL", "install a build of torch with NCCL")
+    assert bf16[:2] == ("warning", "this GPU has no bf16: float32 is used")

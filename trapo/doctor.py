@@ -4,8 +4,8 @@ Every check yields findings: ok, warning or error, with the remedy. A check that
 keep the others from being made.
 """
 
-import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from . import estimate
 from .config import TRAPOConfig, check_deepspeed
 from .grading import Grader
 from .launch import load_model, load_tokenizer
-from .text import shorten
+from .text import CHAT_END, apply_template, prompt_text, shorten
 
 # What the tests run with; tests/test_doctor.py holds it against constraints.txt.
 TESTED = {
@@ -79,9 +79,7 @@ class Patient:
 
     def memory(self) -> estimate.Memory:
         """The estimate for one GPU; sharded where the launcher says so."""
-        sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
-        shards = self.config.world_size if sharded else 1
-        embedded = self.config.resolved_engine() == "torch"
+        embedded, shards = self.config.resolved_engine() == "torch", estimate.shards(self.config)
         return estimate.memory(self.shape(), self.config, prompt=512, shards=shards, embedded=embedded)
 
 
@@ -102,17 +100,33 @@ def versions(patient: Patient) -> Iterator[Finding]:
 
 
 def device(patient: Patient) -> Iterator[Finding]:
-    """GPU, bf16 and NCCL, or the CPU."""
+    """GPU, driver, bf16 and NCCL, or the CPU."""
+    driver = _driver()
+    if not torch.cuda.is_available() and driver and not patient.config.use_cpu:
+        text = f"there is a GPU (driver {driver}), but torch {torch.__version__} cannot use it"
+        yield Finding("warning", text, "install a build of torch for a CUDA that this driver knows, or --use_cpu true")
+        return
     if not torch.cuda.is_available():
         yield Finding("ok", f"no GPU that torch {torch.__version__} can use: the CPU trains small models only")
         return
     properties = torch.cuda.get_device_properties(0)
     nccl = ".".join(map(str, torch.cuda.nccl.version())) if torch.distributed.is_nccl_available() else "none"
-    yield Finding("ok", f"{torch.cuda.device_count()} x {properties.name}, CUDA {torch.version.cuda}, NCCL {nccl}")
+    found = f"driver {driver or 'unknown'}, CUDA {torch.version.cuda}, NCCL {nccl}"
+    yield Finding("ok", f"{torch.cuda.device_count()} x {properties.name}, {found}")
     if torch.cuda.device_count() > 1 and nccl == "none":
         yield Finding("error", "several GPUs but no NCCL", "install a build of torch with NCCL")
     if not torch.cuda.is_bf16_supported():
         yield Finding("warning", "this GPU has no bf16: float32 is used", "expect half the speed")
+
+
+def _driver() -> str:
+    """The version of NVIDIA's driver; empty where there is none."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.partition("\n")[0].strip()
 
 
 def deepspeed(patient: Patient) -> Iterator[Finding]:
@@ -131,9 +145,14 @@ def deepspeed(patient: Patient) -> Iterator[Finding]:
 
 
 def model(patient: Patient) -> Iterator[Finding]:
-    """Whether there is one; what needs it is not examined otherwise."""
+    """Whether there is one, with room for prompt and completion; what needs it is not examined otherwise."""
     found = patient.architecture()
     yield Finding("ok", f"{patient.model_path}, {(found.architectures or [found.model_type])[0]}")
+    context = getattr(found.get_text_config(), "max_position_embeddings", None)
+    length = patient.config.max_completion_length
+    if context is not None and length >= context:
+        text = f"max_completion_length {length} leaves no room for a prompt in the model's context of {context}"
+        yield Finding("error", text, "lower it, or raise max_position_embeddings and rope_theta in config.json")
 
 
 def memory(patient: Patient) -> Iterator[Finding]:
@@ -171,8 +190,9 @@ def disk(patient: Patient) -> Iterator[Finding]:
 
 
 def tokenizer(patient: Patient) -> Iterator[Finding]:
-    """EOS, padding, and that text survives the round trip."""
+    """EOS, template, and that text survives the round trip."""
     found, config = patient.tokenizer()
+    yield from _template(patient.config, found)
     ids = found(SAMPLE, add_special_tokens=False)["input_ids"]
     if found.decode(ids) != SAMPLE:
         yield Finding("warning", f"text comes back changed: {found.decode(ids)[:60]!r}", "look at the expert's traces")
@@ -193,6 +213,25 @@ def tokenizer(patient: Patient) -> Iterator[Finding]:
     else:
         template = "a chat template" if found.chat_template else "no chat template: prompts must be text"
         yield Finding("ok", f"EOS {found.eos_token!r}, {template}")
+
+
+def _template(config: TRAPOConfig, tokenizer) -> Iterator[Finding]:
+    """Whether the template renders a chat message, and with tokens that the model has."""
+    template, chat = config.template, [{"role": "user", "content": SAMPLE}]
+    if template == "tokenizer" and not tokenizer.chat_template:
+        return
+    try:
+        text = prompt_text(chat, tokenizer, template, **config.chat_template_kwargs or {})
+    except Exception as error:  # a template is somebody's program and may raise anything
+        yield Finding("error", f"the chat template fails: {shorten(' '.join(str(error).split()), 200)}",
+                      "mend it, or --template reference or raw")  # fmt: skip
+        return
+    if SAMPLE not in text:
+        yield Finding("warning", f"the template changes the prompt: {text[:60]!r}", "look at what --dry-run shows")
+    pieces = len(tokenizer(CHAT_END, add_special_tokens=False)["input_ids"])
+    if CHAT_END in text and isinstance(apply_template(chat, template), str) and pieces > 1:
+        yield Finding("warning", f"template {template!r} writes {CHAT_END}, which is {pieces} tokens of this model",
+                      "it is made for Qwen: take --template tokenizer or raw")  # fmt: skip
 
 
 def grader(patient: Patient) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ them; CUDA's own context, fragmentation and communication buffers come on top. `
 estimate of the update against measured peaks.
 """
 
+import os
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -115,6 +116,13 @@ class Memory:
             "GiB of tensors per GPU": ", ".join(f"{name} {value}" for name, value in found.items()),
             "GiB at the update's peak, the rollout's": f"{self.update / 2**30:.3g}, {self.rollout / 2**30:.3g}",
         }
+
+
+def shards(config: TRAPOConfig) -> int:
+    """GPUs that weights, gradients and optimizer are split over: all where the launcher says FSDP or ZeRO-3, else 1."""
+    sharded = bool(config.deepspeed_plugin and config.deepspeed_plugin.zero_stage == 3)
+    sharded |= os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+    return config.world_size if sharded else 1
 
 
 def memory(shape: Shape, config: TRAPOConfig, prompt: int, *, shards: int = 1, embedded: bool = True) -> Memory:

@@ -194,11 +194,8 @@ def estimated(job: Job, config: TRAPOConfig, rates: tuple[float, float] = (0.0, 
         shape = estimate.Shape.of(model)
     except ValueError as error:
         return {"estimate": str(error)}
-    sharded = bool(config.deepspeed_plugin and config.deepspeed_plugin.zero_stage == 3)
-    sharded |= os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
     embedded = config.resolved_engine() == "torch"
-    shards = config.world_size if sharded else 1
-    found = estimate.memory(shape, config, prompt, shards=shards, embedded=embedded).lines()
+    found = estimate.memory(shape, config, prompt, shards=estimate.shards(config), embedded=embedded).lines()
     return found | (estimate.work(shape, config, prompt).lines(*rates) if "rl" in config.stages else {})
 
 
