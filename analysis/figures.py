@@ -1,31 +1,38 @@
 """The figures of runs, one function each; every one says its settings and the command (`trapo.figure`).
 
-Bands and intervals: bands of curves reach from the lowest to the highest seed; intervals of accuracies are 95%, by
-Student's t over seeds where there are three or more, else by Wilson over the held-out problems of all seeds together.
+Bands of curves reach from the lowest to the highest seed, and are left out where there are many groups; intervals of
+accuracies are those of `scores.interval`.
 """
 
+import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from scipy.stats import ttest_1samp
 
 from trapo.figure import METHOD_COLORS, METHOD_DASHES, METHOD_LABELS, PALETTE, new_figure, save_figure, style
-from trapo.interval import wilson
-from trapo_evals.stats import holm
 
-from .groups import Group, mean_interval
+from .groups import PREFIX_FIELDS, Group, reference
 from .runs import base_evaluation, held_out, results, steps, varying
+from .runs import cost as cost_of
+from .scores import main_set, paired, scores
 
 SMOOTH = 7  # steps of the running mean, stated in the caption
+BANDED = 8  # groups; with more, bands hide each other
 COSTS = {
-    "drawn tokens": "tokens drawn",
-    "samples": "samples",
-    "demonstrations": "demonstrations shown",
-    "seconds": "seconds",
+    "drawn tokens": ("tokens drawn", 1e3),
+    "samples": ("samples drawn", 1),
+    "demonstrations": ("demonstrations", 1),
+    "seconds": ("seconds", 1),
 }
+PARTS = {"rollout": "#0072B2", "grading": "#009E73", "update": "#E69F00", "rest": "#BFBFBF"}
+PUBLISHED_MODEL = "Qwen2.5-Math-7B"
+FIVE = ("aime24", "amc23", "math500", "minerva", "olympiad")  # whose mean TRAPO's tables give
+AVERAGE = "average of five"
+MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def settings_of(groups: Sequence[Group], **more: Any) -> dict[str, Any]:
@@ -55,6 +62,7 @@ def draw(groups: Sequence[Group], out: Path, command: str) -> dict[str, Path]:
         "differences": differences,
         "pass_at_k": pass_at_k,
         "cost": cost,
+        "seconds": seconds,
         "published": published,
     }
     made = {}
@@ -71,45 +79,44 @@ Drawn = tuple[Any, dict[str, Any]] | None  # a figure, and what its caption adds
 
 def learning_curves(groups: Sequence[Group]) -> Drawn:
     """Reward, held-out accuracy, length and entropy over steps (the paper's Figure 4)."""
-    fig, axes = new_figure(height=4.0, nrows=2, ncols=2)
+    fig, axes = new_figure(height=3.6, nrows=2, ncols=3)
     wanted = {
         "reward/plain": "reward, plain samples",
+        "reward/guided": "reward, guided samples",
         "length/own": "tokens of own samples",
         "entropy": "entropy, nats",
     }
-    for ax, (name, label) in zip((axes[0, 0], axes[1, 0], axes[1, 1]), wanted.items(), strict=True):
+    for ax, (name, label) in zip((*axes[0, :2], *axes[1, :2]), wanted.items(), strict=True):
         for group in groups:
-            band(ax, group, name)
-        ax.set(ylabel=label, xlabel="step")
-    for group in groups:
-        band(axes[0, 0], group, "reward/guided", linestyle=":", label=None)
-    for group in groups:
-        found = held_out(list(group.runs))
-        if len(found):
-            main = found[found.set == found.set.iloc[0]].groupby("step").reward
-            axes[0, 1].plot(main.mean(), color=group.color, linestyle=group.dashes, marker="o", label=group.label)
-            axes[0, 1].fill_between(
-                main.mean().index, main.min(), main.max(), color=group.color, alpha=0.15, linewidth=0
-            )
-    axes[0, 1].set(ylabel="held-out accuracy", xlabel="step")
-    axes[0, 0].set_title("dotted: guided samples")
-    axes[1, 1].legend()
-    return fig, {"running mean over steps": SMOOTH, "bands": "lowest to highest seed"}
+            band(ax, group, name, len(groups) <= BANDED)
+        ax.set(title=label)
+    for ax, main in ((axes[0, 2], True), (axes[1, 2], False)):
+        for group in groups:
+            if len(found := held_out_by_step(group, main)):
+                ax.plot(found["mean"], color=group.color, linestyle=group.dashes, marker="o", markersize=2.5)
+                if len(groups) <= BANDED:
+                    ax.fill_between(found.index, found["min"], found["max"], color=group.color, alpha=0.15, linewidth=0)
+        ax.set(title="held-out accuracy" if main else "on the other sets (mean)")
+    for ax in axes[1]:
+        ax.set(xlabel="step")
+    legend(fig, groups)
+    return fig, {"running mean over steps": SMOOTH} | _bands(groups)
 
 
 def guided_share(groups: Sequence[Group]) -> Drawn:
     """Share of prompts that are guided, per micro-group, over training."""
-    names = sorted({name for group in groups for name in steps(list(group.runs)).columns if name.startswith("guided/")})
+    tables = {group.label: steps(list(group.runs)) for group in groups}
+    names = sorted({name for table in tables.values() for name in table.columns if name.startswith("guided/")})
     if not names:
         return None
     fig, axes = new_figure(height=1.9, ncols=len(names), sharey=True, squeeze=False)
     for ax, name in zip(axes[0], names, strict=True):
         for group in groups:
-            band(ax, group, name)
+            band(ax, group, name, len(groups) <= BANDED)
         ax.set(title=f"micro-group {int(name.rpartition('_')[2]) + 1}", xlabel="step", ylim=(0, 1.02))
     axes[0, 0].set_ylabel("share of prompts guided")
-    axes[0, -1].legend()
-    return fig, {"running mean over steps": SMOOTH}
+    legend(fig, [group for group in groups if set(tables[group.label].columns) & set(names)])
+    return fig, {"running mean over steps": SMOOTH} | _bands(groups)
 
 
 def expert_probability(groups: Sequence[Group]) -> Drawn:
@@ -117,62 +124,78 @@ def expert_probability(groups: Sequence[Group]) -> Drawn:
     shown = [group for group in groups if "expert/p" in steps(list(group.runs)).columns]
     if not shown:
         return None
-    fig, axes = new_figure(height=2.3, ncols=2)
+    fig, axes = new_figure(height=2.1, ncols=2)
     for group in shown:
-        band(axes[0], group, "expert/p")
-        band(axes[1], group, "entropy", change=lambda nats: np.exp(-nats))
+        band(axes[0], group, "expert/p", len(shown) <= BANDED)
+        band(axes[1], group, "entropy", len(shown) <= BANDED, change=lambda nats: np.exp(-nats))
     axes[0].set(ylabel="p of expert tokens", xlabel="step", ylim=(0, 1.02))
     axes[1].set(ylabel="p of own tokens", xlabel="step", ylim=(0, 1.02))
-    axes[0].legend()
+    legend(fig, shown)
     means = "arithmetic of the expert's tokens, geometric of own ones"
-    return fig, {"running mean over steps": SMOOTH, "means": means}
+    return fig, {"running mean over steps": SMOOTH, "means": means} | _bands(shown)
 
 
 def accuracy(groups: Sequence[Group]) -> Drawn:
     """Each group's held-out accuracies, forgetting among them, and the base's."""
-    table = {group.label: scores(group) for group in groups}
-    table = {label: found for label, found in table.items() if found}
+    table = {group.label: (group, found) for group in groups if (found := scores(group))}
     if not table:
         return None
-    sets = list(next(iter(table.values())))
+    sets = list(dict.fromkeys(name for _, found in table.values() for name in found))
     rows = len(table) + 1
-    fig, axes = new_figure(height=0.7 + 0.22 * rows, ncols=len(sets), sharey=True, squeeze=False)
+    fig, axes = new_figure(height=0.5 + 0.19 * rows, ncols=len(sets), sharey=True, squeeze=False)
     for ax, name in zip(axes[0], sets, strict=True):
-        for i, group in enumerate(group for group in groups if group.label in table):
-            mean, low, high, _ = table[group.label][name]
-            ax.barh(rows - 1 - i, mean, 0.7, color=group.color)
-            ax.plot([low, high], [rows - 1 - i] * 2, color="black", linewidth=0.9)
-        before = [table[label][name][3] for label in table]
+        for y, (group, found) in zip(range(rows - 1, 0, -1), table.values(), strict=True):
+            if name in found:
+                ax.barh(y, found[name].mean, 0.7, color=group.color)
+                ax.plot([found[name].low, found[name].high], [y, y], color="black", linewidth=0.9)
+        before = [found[name].before for _, found in table.values() if name in found]
         ax.barh(0, np.mean(before), 0.7, color=METHOD_COLORS["base"])
-        ax.set(title=name, xlim=(0, 1.02))
+        ax.set(title=name, xlim=(0, 1.02), ylim=(-0.6, rows - 0.4))
         ax.grid(axis="y", visible=False)
     axes[0, 0].set_yticks(range(rows), ["base model", *list(table)[::-1]])
     return fig, {"intervals": "95%"}
 
 
 def axis_curve(groups: Sequence[Group]) -> Drawn:
-    """Held-out accuracies along the one numeric field in which the runs differ, such as alpha."""
-    runs = [run for group in groups for run in group.runs]
-    fields = varying(runs)
-    values = [group.runs[0].record["config"].get(fields[0]) for group in groups] if len(fields) == 1 else []
-    if len(set(values)) < 3 or not all(isinstance(value, int | float) for value in values):
+    """Held-out accuracies with intervals along what was swept: a numeric field such as alpha, or named prefixes."""
+    fields = varying([run for group in groups for run in group.runs])
+    reached = {group.label: found for group in groups if (found := scores(group))}
+    shown = [group for group in groups if group.label in reached]
+    if len(shown) < 3 or len({group.recipe for group in shown}) > 1:
         return None
-    fig, ax = new_figure(columns=1, height=2.3)
-    order = np.argsort(values)
-    for color, name in zip(PALETTE, scores(groups[0]), strict=False):
-        found = np.array([scores(groups[i])[name][:3] for i in order])
-        x = np.array(values, float)[order]
-        ax.plot(x, found[:, 0], "o-", color=color, label=name)
-        ax.fill_between(x, found[:, 1], found[:, 2], color=color, alpha=0.15, linewidth=0)
-    if min(values) > 0 and max(values) / min(values) >= 10:
-        ax.set_xscale("log")
-    ax.set(xlabel=fields[0].replace("_", " "), ylabel="held-out accuracy (95%)", ylim=(0, 1.02))
-    ax.legend()
+    values = [group.runs[0].record["config"].get(fields[0]) for group in shown] if len(fields) == 1 else []
+    numeric = bool(values) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    if not numeric and set(fields) - set(PREFIX_FIELDS):
+        return None
+    order = np.argsort(values) if numeric else range(len(shown))
+    x = np.array(values, float)[order] if numeric else np.arange(len(shown))
+    fig, ax = new_figure(columns=1 if numeric else 2, height=2.4)
+    sets = list(reached[shown[0].label])
+    for k, (color, name) in enumerate(zip(PALETTE, sets, strict=False)):
+        found = [reached[shown[i].label][name] for i in order]
+        low, mean, high = np.array([(score.low, score.mean, score.high) for score in found]).T
+        if numeric:
+            ax.plot(x, mean, "o-", color=color, label=name)
+            ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+        else:
+            at = x + 0.14 * (k - (len(sets) - 1) / 2)
+            ax.errorbar(at, mean, (mean - low, high - mean), fmt="o", color=color, elinewidth=1, label=name)
+    if numeric:
+        if min(values) > 0 and max(values) / min(values) >= 10:
+            ax.set_xscale("log")
+        ax.set_xticks(x, [f"{value:g}" for value in x])
+        ax.minorticks_off()
+        ax.set(xlabel=fields[0].replace("_", " "))
+    else:
+        ax.set_xticks(x, [textwrap.fill(shown[i].label, 16) for i in order])
+        ax.grid(axis="x", visible=False)
+    ax.set(ylabel="held-out accuracy (95%)", ylim=(0, 1.02))
+    fig.legend(loc="outside upper left", ncols=len(sets))
     return fig, {}
 
 
 def differences(groups: Sequence[Group]) -> Drawn:
-    """Main accuracy minus the first group's, paired by seed."""
+    """Main accuracy minus the reference's, paired by seed."""
     rows = [row for row in paired(groups) if row["pairs"]]
     if not rows:
         return None
@@ -183,7 +206,7 @@ def differences(groups: Sequence[Group]) -> Drawn:
         ax.plot(row["difference"], y, "o", color=row["color"])
     ax.axvline(0, color="#444444", linewidth=0.8)
     ax.set_yticks(range(len(rows), 0, -1), [row["label"] for row in rows])
-    ax.set(xlabel=f"{rows[0]['set']}: minus {groups[0].label}, by seed", ylim=(0.4, len(rows) + 0.6))
+    ax.set(xlabel=f"{rows[0]['set']}: minus {reference(groups).label}, by seed", ylim=(0.4, len(rows) + 0.6))
     ax.grid(axis="y", visible=False)
     return fig, {"pairs": [row["pairs"] for row in rows], "intervals": "95%, Student's t over pairs"}
 
@@ -198,9 +221,9 @@ def pass_at_k(groups: Sequence[Group]) -> Drawn:
             curves[group.label] = (group, found[0][0], [result["pass@k"] for _, result in found])
     if not curves:
         return None
-    fig, ax = new_figure(columns=1, height=2.4)
+    fig, ax = new_figure(columns=1 if len(curves) <= BANDED else 2, height=2.4)
     if (base := base_evaluation([run for group in groups for run in group.runs])) is not None:
-        before = next(iter(base["results"].values())).get("pass@k")
+        before = base["results"].get(next(iter(curves.values()))[1], {}).get("pass@k")
         if before:
             line = {"color": METHOD_COLORS["base"], "linestyle": METHOD_DASHES["base"], "label": "base model"}
             ax.plot(before["ks"], before["value"], marker="o", **line)
@@ -208,13 +231,15 @@ def pass_at_k(groups: Sequence[Group]) -> Drawn:
     for label, (group, _, members) in curves.items():
         ks = members[0]["ks"]
         values = np.array([curve["value"] for curve in members if curve["ks"] == ks])
-        ax.plot(ks, values.mean(0), "o-", color=group.color, label=label)
-        ax.fill_between(ks, values.min(0), values.max(0), color=group.color, alpha=0.15, linewidth=0)
+        ax.plot(ks, values.mean(0), marker="o", color=group.color, linestyle=group.dashes, label=label)
+        if len(curves) <= BANDED:
+            ax.fill_between(ks, values.min(0), values.max(0), color=group.color, alpha=0.15, linewidth=0)
     ax.set_xscale("log", base=2)
     ax.set_xticks(ks, map(str, ks))
     ax.minorticks_off()
-    ax.set(xlabel="k samples", ylabel=f"pass@k, {next(iter(curves.values()))[1]}", ylim=(0, 1.02))
-    ax.legend()
+    ax.set(xlabel="k samples", ylabel=f"pass@k, {next(iter(curves.values()))[1]}")
+    ax.set_ylim(0, min(1.05 * ax.get_ylim()[1], 1.02))
+    legend(fig, [group for group, _, _ in curves.values()], base=base is not None and bool(before))
     return fig, {"bands": "lowest to highest seed; of the base 95% over questions"}
 
 
@@ -224,42 +249,75 @@ def cost(groups: Sequence[Group]) -> Drawn:
     if not len(table):
         return None
     fig, axes = new_figure(height=2.1, ncols=len(COSTS), sharey=True)
-    for ax, (column, label) in zip(axes, COSTS.items(), strict=True):
+    markers = _markers(groups)
+    for ax, (column, (label, unit)) in zip(axes, COSTS.items(), strict=True):
         for group in groups:
             mine = table[table.run.isin([run.name for run in group.runs])]
-            if len(mine):
-                ax.plot(mine[column], mine[main_set(mine)], "o", color=group.color, label=group.label)
-        ax.set(xlabel=label)
-        ax.margins(x=0.1)
-        ax.set_xlim(left=0)
-    axes[0].set(ylabel="held-out accuracy", ylim=(0, 1.02))
-    axes[-1].legend()
+            ax.plot(mine[column] / unit, mine[main_set(table)], markers[group.label], color=group.color)
+        ax.set(xlabel=f"thousand {label}" if unit > 1 else label, xlim=(0, 1.08 * max(table[column].max() / unit, 1)))
+    axes[0].set(ylabel="held-out accuracy")
+    axes[0].set_ylim(0, min(1.08 * axes[0].get_ylim()[1], 1.02))
+    legend(fig, groups, markers=markers)
+    return fig, {}
+
+
+def seconds(groups: Sequence[Group]) -> Drawn:
+    """Where each group's seconds went: rollout, grading, update; mean over its runs."""
+    rows = []
+    for group in groups:
+        costs = [cost_of(run) for run in group.runs]
+        parts = {
+            part: np.mean([found[f"seconds {part}"] for found in costs]) for part in ("rollout", "grading", "update")
+        }
+        rows.append(parts | {"rest": max(np.mean([found["seconds"] for found in costs]) - sum(parts.values()), 0.0)})
+    fig, ax = new_figure(height=0.5 + 0.19 * len(rows))
+    left = np.zeros(len(rows))
+    for part, color in PARTS.items():
+        values = np.array([row[part] for row in rows])
+        ax.barh(range(len(rows), 0, -1), values, 0.7, left=left, color=color, label=part)
+        left += values
+    ax.set_yticks(range(len(rows), 0, -1), [group.label for group in groups])
+    ax.set(xlabel="seconds of training, mean over runs", xlim=(0, 1.03 * left.max()), ylim=(0.4, len(rows) + 0.6))
+    ax.grid(axis="y", visible=False)
+    fig.legend(loc="outside upper left", ncols=len(PARTS))
     return fig, {}
 
 
 def published(groups: Sequence[Group]) -> Drawn:
     """Our evaluations on public benchmarks beside published numbers, where the axis is the same."""
     theirs = published_numbers()
-    ours = {}
+    ours: dict[str, dict[str, tuple[Group, list[dict[str, float]]]]] = {}
+    sampling = set()
     for group in groups:
         for record in filter(None, (run.evaluation() for run in group.runs)):
-            for name, result in record["results"].items():
-                ours.setdefault(name, {}).setdefault(group.label, []).append(result["avg@n"]["value"])
+            sampling.add(f"T {record['settings']['temperature']:g}, top-p {record['settings']['top_p']:g}")
+            for name, found in (_avg_at_n(record) | _average(record)).items():
+                ours.setdefault(name, {}).setdefault(group.label, (group, []))[1].append(found)
     names = [name for name in ours if any(name in entry["scores"] for entry in theirs)]
     if not names:
         return None
-    fig, axes = new_figure(height=2.3, ncols=len(names), sharey=True, squeeze=False)
-    for ax, name in zip(axes[0], names, strict=True):
-        rows = [(label, np.mean(values), "#0072B2") for label, values in ours[name].items()]
-        rows += [
-            (f"{METHOD_LABELS[entry['method']]}, published", entry["scores"][name] / 100, METHOD_COLORS["base"])
-            for entry in theirs
-            if name in entry["scores"]
-        ]
-        ax.barh(range(len(rows)), [value for _, value, _ in rows], color=[color for *_, color in rows])
-        ax.set_yticks(range(len(rows)), [label for label, *_ in rows])
+    rows = max(len(ours[name]) + sum(name in entry["scores"] for entry in theirs) for name in names)
+    fig, axes = new_figure(height=0.5 + 0.19 * rows * len(names), nrows=len(names), sharex=True, squeeze=False)
+    for ax, name in zip(axes[:, 0], names, strict=True):
+        labels = []
+        for group, found in ours[name].values():
+            ax.barh(len(labels), np.mean([one["value"] for one in found]), 0.7, color=group.color)
+            ends = [min(one["low"] for one in found), max(one["high"] for one in found)]
+            ax.plot(ends, [len(labels)] * 2, color="black", linewidth=0.9)
+            labels.append(group.label)
+        for entry in (entry for entry in theirs if name in entry["scores"]):
+            color = METHOD_COLORS.get(entry["method"], METHOD_COLORS["base"])
+            ax.barh(len(labels), entry["scores"][name] / 100, 0.7, color="white", edgecolor=color, hatch="////")
+            labels.append(f"{METHOD_LABELS[entry['method']]}, published{'' if entry['checked'] else ', unchecked'}")
+        ax.set_yticks(range(len(labels)), labels)
+        ax.invert_yaxis()
         ax.set(title=name, xlim=(0, 1))
-    return fig, {"published": [entry["source"] for entry in theirs]}
+        ax.grid(axis="y", visible=False)
+    sources = "; ".join(dict.fromkeys(entry["source"] for entry in theirs if set(names) & set(entry["scores"])))
+    return fig, {
+        "ours": ", ".join(sorted(sampling)) + "; lines: 95% over questions, of all runs",
+        "hatched": f"published on {PUBLISHED_MODEL}, not compared with the papers where it says unchecked: {sources}",
+    }
 
 
 # ---------------------------------------------------------------- numbers behind them
@@ -270,70 +328,76 @@ def published_numbers() -> list[dict[str, Any]]:
     return yaml.safe_load((Path(__file__).parent / "published.yaml").read_text(encoding="utf-8"))
 
 
-def main_set(table) -> str:
-    """The first held-out set: the one that a run is about."""
-    return next(column.removeprefix("before ") for column in table.columns if column.startswith("before "))
+def _avg_at_n(record: dict[str, Any]) -> dict[str, dict[str, float]]:
+    return {name: result["avg@n"] for name, result in record["results"].items()}
 
 
-def scores(group: Group) -> dict[str, tuple[float, float, float, float]]:
-    """Held-out set -> mean last accuracy of the group's finished runs, 95% interval, mean accuracy before."""
-    finished = [run for run in group.runs if run.finished]
-    last = {run.name: run.folder.records("evals.jsonl") for run in finished}
-    found = {}
-    for name in dict.fromkeys(record["set"] for records in last.values() for record in records):
-        mine = [[record for record in records if record["set"] == name] for records in last.values()]
-        mine = [records for records in mine if records]
-        ends, samples = [records[-1]["reward"] for records in mine], sum(records[-1]["samples"] for records in mine)
-        mean, low, high = mean_interval(ends)
-        if len(ends) < 3:
-            low, high = wilson(mean, samples)
-        found[name] = (mean, max(low, 0.0), min(high, 1.0), float(np.mean([records[0]["reward"] for records in mine])))
-    return found
+def _average(record: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """The papers' average of five benchmarks, where all five are there; its error from theirs, as independent."""
+    found = _avg_at_n(record)
+    if not all(name in found for name in FIVE):
+        return {}
+    value = float(np.mean([found[name]["value"] for name in FIVE]))
+    half = 1.96 * float(np.sqrt(sum(found[name]["se_questions"] ** 2 for name in FIVE))) / len(FIVE)
+    return {AVERAGE: {"value": value, "low": value - half, "high": value + half}}
 
 
-def paired(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Each later group's main accuracy minus the first's, paired by seed: mean, 95% interval and p by t, every pair.
-
-    p is two-sided, `p (Holm)` adjusted for all groups; None for a single pair.
-    """
-    if len(groups) < 2:
-        return []
-
-    def by_seed(group: Group) -> dict[int | None, float]:
-        table = results(list(group.runs))
-        return dict(zip(table.seed, table[main_set(table)], strict=True)) if len(table) else {}
-
-    first = by_seed(groups[0])
-    rows = []
-    for group in groups[1:]:
-        mine = by_seed(group)
-        each = [mine[seed] - first[seed] for seed in mine if seed in first]
-        difference, low, high = mean_interval(each)
-        rows.append(
-            {"label": group.label, "color": group.color, "pairs": len(each), "each": each}
-            | {"difference": difference, "low": low, "high": high}
-            | {"p": float(ttest_1samp(each, 0).pvalue) if len(each) > 1 and np.ptp(each) > 0 else None}
-            | {"set": main_set(results(list(group.runs))) if each else ""}
-        )
-    tested = [row for row in rows if row["p"] is not None]
-    for row, p in zip(tested, holm([row["p"] for row in tested]) if tested else (), strict=True):
-        row["p (Holm)"] = float(p)
-    return rows
+def held_out_by_step(group: Group, main: bool = True):
+    """Mean, min and max over seeds by step over all stages, of the main set or of the other sets' mean."""
+    table = held_out(list(group.runs))
+    if not len(table):
+        return table
+    first = table.set.iloc[0]
+    table = table[(table.set == first) == main]
+    return table.groupby(["run", "at"]).reward.mean().groupby("at").agg(["mean", "min", "max"])
 
 
 def smoothed(table, name: str, change=lambda value: value):
-    """A metric by step: mean, lowest and highest seed of each one's running mean over `SMOOTH` steps."""
-    wide = table.pivot_table(index="step", columns="run", values=name, aggfunc="last")
+    """A metric by step over all stages: mean, lowest and highest of each seed's running mean over `SMOOTH` steps."""
+    wide = table.pivot_table(index="at", columns="run", values=name, aggfunc="last")
     wide = change(wide).rolling(SMOOTH, min_periods=1, center=True).mean()
     return wide.mean(axis=1), wide.min(axis=1), wide.max(axis=1)
 
 
-def band(ax, group: Group, name: str, change=lambda value: value, **line: Any) -> None:
-    """A metric's curve with its band over seeds; nothing where no run has it."""
+def band(ax, group: Group, name: str, filled: bool = True, change=lambda value: value) -> None:
+    """A metric's curve, with its band over seeds if `filled`; nothing where no run has it."""
     table = steps(list(group.runs))
     table = table[table.stage == "rl"] if len(table) else table
     if name not in table.columns or not table[name].notna().any():
         return
     mean, low, high = smoothed(table, name, change)
-    ax.plot(mean.index, mean, **{"color": group.color, "linestyle": group.dashes, "label": group.label} | line)
-    ax.fill_between(mean.index, low, high, color=group.color, alpha=0.15, linewidth=0)
+    ax.plot(mean.index, mean, color=group.color, linestyle=group.dashes)
+    if filled:
+        ax.fill_between(mean.index, low, high, color=group.color, alpha=0.15, linewidth=0)
+
+
+def _bands(groups: Sequence[Group]) -> dict[str, str]:
+    return {"bands": "lowest to highest seed"} if len(groups) <= BANDED else {"lines": "means over seeds"}
+
+
+def _markers(groups: Sequence[Group]) -> dict[str, str]:
+    """A marker per group: methods that share a colour have different ones."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for group in groups:
+        found[group.label] = MARKERS[seen[group.color] % len(MARKERS)]
+        seen[group.color] += 1
+    return found
+
+
+def legend(fig, groups: Sequence[Group], markers: dict[str, str] | None = None, base: bool = False) -> None:
+    """The groups' names above the axes, in as many columns as fit; the figure grows by as much as they need."""
+    from matplotlib.lines import Line2D
+
+    entries = []
+    for group in groups:
+        look = {"marker": markers[group.label], "linestyle": ""} if markers else {"linestyle": group.dashes}
+        entries.append(Line2D([], [], color=group.color, label=group.label, **look))
+    if base:
+        line = {"color": METHOD_COLORS["base"], "linestyle": METHOD_DASHES["base"]}
+        entries.append(Line2D([], [], label=METHOD_LABELS["base"], **line))
+    width, height = fig.get_size_inches()
+    widest = 0.45 + 0.053 * max(len(entry.get_label()) for entry in entries)  # inches, handle and gap included
+    columns = min(max(int(width // widest), 1), len(entries))
+    fig.set_size_inches(width, height + 0.1 + 0.15 * -(-len(entries) // columns))
+    fig.legend(handles=entries, loc="outside upper left", ncols=columns)

@@ -10,6 +10,9 @@ from scipy.stats import t
 from trapo.figure import METHOD_COLORS, METHOD_DASHES, METHOD_LABELS, PALETTE
 
 from .runs import Run, varying
+from .sweep import PREFIXES
+
+PREFIX_FIELDS = ("micro_group_sizes", "prefix_ratios", "thresholds")
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,18 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     found: dict[tuple, list[Run]] = {}
     for run in runs:
         config = run.record.get("config", {})
-        found.setdefault((run.recipe, *(str(config.get(name)) for name in fields)), []).append(run)
+        found.setdefault((run.recipe, *(_value(config.get(name)) for name in fields)), []).append(run)
     methods_only = not fields and len(recipes) == len(found)
+    prefixes = _prefix_names(runs, fields)
     made = []
     for i, (key, members) in enumerate(found.items()):
         name = METHOD_LABELS.get(key[0], key[0])
-        parts = [f"{_short(field)} {_value(value)}" for field, value in zip(fields, key[1:], strict=True)]
+        parts = [
+            f"{_short(field)} {value}"
+            for field, value in zip(fields, key[1:], strict=True)
+            if not (prefixes and field in PREFIX_FIELDS)
+        ]
+        parts += [prefixes[members[0].name]] if prefixes else []
         label = ", ".join([name] * (len(recipes) > 1) + parts) or name
         known = methods_only and key[0] in METHOD_COLORS
         color = METHOD_COLORS[key[0]] if known else PALETTE[i % len(PALETTE)]
@@ -81,9 +90,39 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
+def reference(together: Sequence[Group]) -> Group:
+    """Whom the others are compared with: the paper's TRAPO where it is among them, else the first."""
+    return next((group for group in together if group.recipe == "trapo" and group.alpha == 0.1), together[0])
+
+
+def _prefix_names(runs: Sequence[Run], fields: Sequence[str]) -> dict[str, str]:
+    """Run -> what `trapo sweep prefix` calls its guidance; {} where guidance is the same or a run's has no name."""
+    if not set(fields) & set(PREFIX_FIELDS):
+        return {}
+    known = {}
+    for name, flags in PREFIXES.items():
+        numbers = [
+            [float(part) for part in flags[field].split()] if field in flags else None for field in PREFIX_FIELDS
+        ]
+        known[str(numbers)] = name
+    named = {}
+    for run in runs:
+        config = run.record.get("config", {})
+        named[run.name] = known.get(str([_numbers(config.get(field)) for field in PREFIX_FIELDS]), "")
+    return named if all(named.values()) else {}
+
+
+def _numbers(values: Sequence | None) -> list[float] | None:
+    return None if values is None else [float(value) for value in values]
+
+
 def _short(field: str) -> str:
     return {"micro_group_sizes": "sizes", "prefix_ratios": "ratios"}.get(field, field.replace("_", " "))
 
 
-def _value(text: str) -> str:
-    return "preset's" if text == "None" else text
+def _value(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(map(_value, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "preset's" if value is None else str(value)

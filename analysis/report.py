@@ -16,8 +16,9 @@ import numpy as np
 from trapo.run import read_jsonl, write_whole
 
 from . import figures
-from .groups import Group, groups
-from .runs import Run, cost, find, settings
+from .groups import Group, groups, reference
+from .runs import Run, base_evaluation, cost, find, settings
+from .scores import Score, forgetting, paired, scores
 
 TEMPLATE = Path(__file__).parent / "page.html"
 CURVES = {
@@ -37,9 +38,11 @@ TITLES = {
     "differences": "Differences, paired by seed",
     "pass_at_k": "pass@k",
     "cost": "Accuracy against cost",
+    "seconds": "Where the seconds go",
     "published": "Beside published numbers",
 }
 LEVELS = 10  # a probability is shown as one of so many shades
+FORGETTING = ("world_direct", "world_facts", "gpqa", "mmlu_pro", "arc_c")  # benchmarks of what training is not about
 KINDS = ("plain", "guided", "whole demonstration")
 
 
@@ -62,13 +65,14 @@ def make(paths: Sequence[Path], out: Path, command: str, rollouts: int = 20_000)
     pictures = figures.draw(together, out.with_name("figures"), command)
     page = {
         "command": command,
-        "methods": [{"label": group.label, "color": group.color, "runs": len(group.runs)} for group in together],
+        "methods": [{"label": group.label, "color": group.color, "dash": _dash(group)} for group in together],
         "settings": _settings(runs),
         "results": [_result(group) for group in together],
-        "paired": figures.paired(together),
-        "first": together[0].label,
+        "bases": _bases(together),
+        "paired": paired(together),
+        "first": reference(together).label,
         "curves": _curves(together),
-        "ledger": [_ledger(group) for group in together],
+        "ledger": [_ledger(group, together) for group in together],
         "figures": [_embedded(name, path) for name, path in pictures.items()],
         "rollouts": _rollouts(together, rollouts),
         "evaluations": _evaluations(runs),
@@ -103,13 +107,31 @@ def _settings(runs: list[Run]) -> dict[str, Any]:
             "rows": [[name, *rows[name]] for name in (*differing, *same)]}  # fmt: skip
 
 
+def _dash(group: Group) -> str:
+    """The group's dashes as plotly has them: lengths in pixels."""
+    return "solid" if group.dashes == "-" else ",".join(f"{2.5 * part:g}px" for part in group.dashes[1])
+
+
 def _result(group: Group) -> dict[str, Any]:
-    sets = {
-        name: {"mean": mean, "low": low, "high": high, "before": before}
-        for name, (mean, low, high, before) in figures.scores(group).items()
-    }
+    found = scores(group)
+    sets = {name: {"mean": score.mean, "low": score.low, "high": score.high} for name, score in found.items()}
     return {"label": group.label, "alpha": group.alpha, "finished": sum(run.finished for run in group.runs),
-            "runs": len(group.runs), "sets": sets}  # fmt: skip
+            "runs": len(group.runs), "sets": sets, "forgetting": forgetting(group)}  # fmt: skip
+
+
+def _bases(together: Sequence[Group]) -> list[dict[str, Any]]:
+    """What the models before training reach, one row per model."""
+    models: dict[str, list[Run]] = {}
+    for group in together:
+        for run in group.runs:
+            models.setdefault(str(run.record.get("model")), []).append(run)
+
+    def row(label: str, found: dict[str, Score]) -> dict[str, Any]:
+        sets = {name: {"mean": s.before, "low": s.before_low, "high": s.before_high} for name, s in found.items()}
+        return {"label": label, "sets": sets}
+
+    found = {model: scores(Group(model, tuple(runs), "")) for model, runs in models.items()}
+    return [row("base model" if len(models) == 1 else f"base {model}", sets) for model, sets in found.items() if sets]
 
 
 def _curves(together: Sequence[Group]) -> dict[str, Any]:
@@ -126,28 +148,50 @@ def _curves(together: Sequence[Group]) -> dict[str, Any]:
                 lines.append({"label": group.label, "x": mean.index.tolist()} | parts)
         if lines:
             found[name] = {"title": title, "lines": lines}
-    lines = []
-    for group in together:
-        table = figures.held_out(list(group.runs))
-        if len(table):
-            main = table[table.set == table.set.iloc[0]].groupby("step").reward
-            lines.append({"label": group.label, "x": main.mean().index.tolist(), "mean": main.mean().tolist(),
-                          "low": main.min().tolist(), "high": main.max().tolist()})  # fmt: skip
-    return ({"held-out": {"title": "held-out accuracy", "lines": lines}} if lines else {}) | found
+    accuracies = {}
+    for name, main in (("held-out accuracy", True), ("accuracy on the other held-out sets (mean)", False)):
+        lines = []
+        for group in together:
+            if len(table := figures.held_out_by_step(group, main)):
+                ends = {"mean": table["mean"].tolist(), "low": table["min"].tolist(), "high": table["max"].tolist()}
+                lines.append({"label": group.label, "x": table.index.tolist()} | ends)
+        if lines:
+            accuracies["held-out" if main else "forgetting"] = {"title": name, "lines": lines}
+    return accuracies | found
 
 
-def _ledger(group: Group) -> dict[str, Any]:
+def _ledger(group: Group, together: Sequence[Group]) -> dict[str, Any]:
     """What a method was given: so that a comparison can be called fair, or not."""
     costs = [cost(run) for run in group.runs]
-    rates = {str(run.record.get("config", {}).get(name)) for run in group.runs for name in ("learning_rate",)}
+    rates = {_text(run.record.get("config", {}).get("learning_rate")) for run in group.runs}
     mean = {name: float(np.mean([found[name] for found in costs])) for name in costs[0]}
-    return {"label": group.label, "runs": len(group.runs), "learning rate": ", ".join(sorted(rates))} | mean
+    tried = sum(other.recipe == group.recipe for other in together)
+    return {"label": group.label, "settings tried": tried, "runs": len(group.runs),
+            "learning rate": ", ".join(sorted(rates)), "forgetting": forgetting(group)} | mean  # fmt: skip
 
 
-def _evaluations(runs: list[Run]) -> list[dict[str, Any]]:
-    from .runs import evaluations
-
-    return evaluations(runs).to_dict("records")
+def _evaluations(runs: list[Run]) -> dict[str, Any]:
+    """Benchmarks, and per evaluated run (and the base) what it reached on each."""
+    base = base_evaluation(runs)
+    records = [("base model", base)] * bool(base) + [(run.name, run.evaluation()) for run in runs]
+    rows = []
+    for label, record in records:
+        if not record:
+            continue
+        cells = {}
+        for name, result in record["results"].items():
+            cells[name] = {key: result["avg@n"][key] for key in ("value", "low", "high")} | {
+                "reference": result.get("reference avg@n", {}).get("value"),
+                "pass@n": result["pass@k"]["value"][-1] if "pass@k" in result else None,
+                "n": result["samples"], "questions": result["questions"],
+            }  # fmt: skip
+        change = [
+            result["avg@n"]["value"] - base["results"][name]["avg@n"]["value"]
+            for name, result in record["results"].items()
+            if base and name in FORGETTING and name in base["results"]
+        ]
+        rows.append({"label": label, "cells": cells, "forgetting": float(np.mean(change)) if change else None})
+    return {"benchmarks": list(dict.fromkeys(name for row in rows for name in row["cells"])), "rows": rows}
 
 
 def _embedded(name: str, path: Path) -> dict[str, str]:
@@ -162,6 +206,7 @@ def _embedded(name: str, path: Path) -> dict[str, str]:
 def _rollouts(together: Sequence[Group], most: int) -> dict[str, Any]:
     """The samples of the browser, column by column, and the words of their tokens."""
     runs = [run for group in together for run in group.runs]
+    vocabularies = [str(run.record.get("model_path")) for run in runs]
     counts: Counter[str] = Counter()
     for run in runs:
         counts.update(str(line.get("prompt_id")) for line in _lines(run, "rollouts.jsonl"))
@@ -175,7 +220,7 @@ def _rollouts(together: Sequence[Group], most: int) -> dict[str, Any]:
         "prefix", "own", "prefix p", "prefix w", "own p")}  # fmt: skip
     texts: dict[str, str] = {}
     statuses: dict[str, int] = {}
-    words: dict[int, str] = {}
+    words: dict[str, dict[int, str]] = {}  # by the model whose tokenizer it is
     for i, run in enumerate(runs):
         shades = {
             (line["rollout"], str(line["prompt_id"]), line["sample"]): line
@@ -183,13 +228,17 @@ def _rollouts(together: Sequence[Group], most: int) -> dict[str, Any]:
             if str(line["prompt_id"]) in chosen
         }
         used: set[int] = set()
+        trained: dict[tuple, dict[str, Any]] = {}  # a prefix that several samples continue is trained once
         for line in _lines(run, "rollouts.jsonl"):
             prompt = str(line.get("prompt_id"))
             if prompt not in chosen:
                 continue
             texts.setdefault(prompt, line.get("prompt") or prompt)
-            shade = shades.get((line["step"], prompt, line["sample"]), {})
             prefix, own = line.get("prefix_ids", []), line.get("own_ids", [])
+            twins = (line["step"], prompt, tuple(prefix))
+            if found := shades.get((line["step"], prompt, line["sample"])):
+                trained[twins] = found
+            shade = trained.get(twins, {}) if prefix else {}
             used.update(prefix, own)
             kind = 2 if line.get("finish") == "demonstration" else 1 if prefix else 0
             row = {
@@ -202,14 +251,16 @@ def _rollouts(together: Sequence[Group], most: int) -> dict[str, Any]:
             }  # fmt: skip
             for name, value in row.items():
                 columns[name].append(value)
-        words |= _words(run, used - words.keys())
+        known = words.setdefault(vocabularies[i], {})
+        known |= _words(run, used - known.keys())
     return {
         "columns": columns,
         "runs": [run.name for run in runs],
         "prompts": [texts[prompt] for prompt in chosen if prompt in texts],
         "statuses": list(statuses),
         "kinds": KINDS,
-        "words": words,
+        "words": list(words.values()),
+        "vocabularies": [list(words).index(name) for name in vocabularies],
         "shown": total,
         "of": sum(counts.values()),
     }

@@ -7,6 +7,7 @@ field that is missing is NaN, a file that is missing has no rows, and a torn las
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,16 @@ def find(paths: Iterable[Path]) -> list[Run]:
         ValueError: for a path without a run.
     """
     runs: dict[Path, Run] = {}
+    listed: dict[Path, list[str]] = {}
+
+    def place(file: Path) -> tuple:
+        """A sweep's points in its order, which is not the alphabet's: the first is what others are compared with."""
+        folder, parent = file.parent, file.parent.parent
+        names = listed.setdefault(parent, _points(parent))
+        return (parent, names.index(folder.name) if folder.name in names else len(names), folder.name)
+
     for path in paths:
-        files = sorted(file for depth in ("", "*/", "*/*/") for file in path.glob(f"{depth}run.json"))
+        files = sorted((file for depth in ("", "*/", "*/*/") for file in path.glob(f"{depth}run.json")), key=place)
         if not files:
             raise ValueError(
                 f"{path} holds no run (no run.json in it or below): `trapo train` and `trapo sweep` make them"
@@ -95,6 +104,13 @@ def find(paths: Iterable[Path]) -> list[Run]:
             record = json.loads(file.read_text(encoding="utf-8"))
             runs.setdefault(file.parent.resolve(), Run(name, RunFolder(file.parent), record))
     return list(runs.values())
+
+
+def _points(folder: Path) -> list[str]:
+    try:
+        return list(json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["points"])
+    except (OSError, ValueError, KeyError):
+        return []  # no sweep
 
 
 def varying(runs: list[Run]) -> list[str]:
@@ -124,14 +140,20 @@ def settings(runs: list[Run]) -> pd.DataFrame:
 
 
 def steps(runs: list[Run]) -> pd.DataFrame:
-    """metrics.jsonl: a row per run and step, a column per metric; NaN where a run does not have it."""
-    return _stacked(runs, "metrics.jsonl", ["run", "recipe", "alpha", "seed", "stage", "step"])
+    """metrics.jsonl: a row per run and step, a column per metric; NaN where a run does not have it.
+
+    `step` counts within a stage, `at` over all of them: RL's first step after 100 of SFT is at 101.
+    """
+    return _stacked(runs, "metrics.jsonl", ["run", "recipe", "alpha", "seed", "stage", "step", "at"])
 
 
 def held_out(runs: list[Run]) -> pd.DataFrame:
-    """evals.jsonl: a row per run, step and held-out set: `reward` with Wilson's interval `low` to `high`, `samples`."""
+    """evals.jsonl: a row per run, step and held-out set: `reward` with Wilson's interval `low` to `high`, `samples`.
+
+    `step` and `at` as in `steps`.
+    """
     found = _stacked(
-        runs, "evals.jsonl", ["run", "recipe", "alpha", "seed", "stage", "step", "set", "reward", "samples"]
+        runs, "evals.jsonl", ["run", "recipe", "alpha", "seed", "stage", "step", "at", "set", "reward", "samples"]
     )
     if len(found):
         known = found.reward.notna() & (found.samples > 0)
@@ -195,13 +217,27 @@ def evaluations(runs: list[Run]) -> pd.DataFrame:
 
 
 def _stacked(runs: list[Run], name: str, columns: list[str]) -> pd.DataFrame:
-    rows = [
-        {"run": run.name, "recipe": run.recipe, "alpha": run.alpha, "seed": run.seed} | record
-        for run in runs
-        for record in run.folder.records(name)
-    ]
+    rows = []
+    for run in runs:
+        before = _steps_before(run)
+        rows += [
+            {"run": run.name, "recipe": run.recipe, "alpha": run.alpha, "seed": run.seed}
+            | record
+            | ({"at": record["step"] + before.get(record.get("stage"), 0)} if "step" in record else {})
+            for record in run.folder.records(name)
+        ]
     found = pd.DataFrame(rows)
     return found.reindex(columns=[*columns, *(c for c in found.columns if c not in columns)])
+
+
+def _steps_before(run: Run) -> dict[str | None, int]:
+    """Stage -> how many steps the stages before it took."""
+    lengths: dict[str | None, int] = {}
+    for record in run.folder.records("metrics.jsonl"):
+        stage = record.get("stage")
+        lengths[stage] = max(lengths.get(stage, 0), record.get("step", 0))
+    done = accumulate(lengths.values(), initial=0)
+    return dict(zip(lengths, done, strict=False))
 
 
 def _cell(value: Any) -> Any:

@@ -122,7 +122,7 @@ def _axis(grid: str) -> list[tuple[str, tuple[str, ...]]]:
     if grid == "methods":
         from trapo.recipe import recipe_names
 
-        return _axis(f"recipe={','.join(recipe_names())}")
+        return _axis(f"recipe={','.join(sorted(recipe_names(), key=lambda name: name != 'trapo'))}")
     name, equals, values = grid.partition("=")
     if not equals:
         raise ValueError(f"{grid!r} is no grid: give {', '.join(NAMED)}, or FIELD=a,b,c")

@@ -11,8 +11,8 @@ import yaml
 from typer.testing import CliRunner
 
 from trapo.figure import read_settings
-from trapo_analysis import figures, report
-from trapo_analysis.groups import groups, mean_interval
+from trapo_analysis import figures, report, scores
+from trapo_analysis.groups import groups, mean_interval, reference
 from trapo_analysis.runs import cost, evaluations, find, held_out, results, settings, steps, varying
 from trapo_cli.cli import app
 
@@ -137,7 +137,7 @@ def test_folders_that_are_not_whole(sweep, tmp_path):
 
 
 def test_groups_are_what_differs_besides_the_seed(sweep, tmp_path):
-    assert [group.label for group in groups(find([sweep]))] == ["alpha 0.01", "alpha 0.1", "alpha 1.0"]
+    assert [group.label for group in groups(find([sweep]))] == ["alpha 0.01", "alpha 0.1", "alpha 1"]
     for recipe, alpha, extra in (
         ("trapo", 0.1, {}),
         ("grpo", None, {"guidance": "none"}),
@@ -151,7 +151,7 @@ def test_groups_are_what_differs_besides_the_seed(sweep, tmp_path):
     labels = [group.label for group in groups(find([tmp_path / "methods"]))]
     assert labels == [
         "GRPO, learning rate 0.0001",
-        "GRPO, learning rate 1.0",
+        "GRPO, learning rate 1",
         "SFT, learning rate 0.0001",
         "TRAPO, learning rate 0.0001",
     ]
@@ -159,25 +159,122 @@ def test_groups_are_what_differs_besides_the_seed(sweep, tmp_path):
 
 def test_intervals_by_hand(sweep):
     assert mean_interval([0.5]) == (0.5, pytest.approx(math.nan, nan_ok=True), pytest.approx(math.nan, nan_ok=True))
-    mean, low, high = mean_interval([0.4, 0.5, 0.6])
+    mean, _, high = mean_interval([0.4, 0.5, 0.6])
     assert (mean, high - mean) == (pytest.approx(0.5), pytest.approx(4.302653 * 0.1 / math.sqrt(3), abs=1e-6))
     a, b, c = groups(find([sweep]))
-    mean, low, high, before = figures.scores(b)["test"]
-    assert (mean, before) == (pytest.approx(0.6), 0.1)
-    assert (low, high) == (pytest.approx(0.5309, abs=1e-4), pytest.approx(0.6653, abs=1e-4))  # Wilson, 120 of 200
-    first, second = figures.paired([a, b, c])
-    assert first["each"] == pytest.approx([0.2, 0.3]) and first["difference"] == pytest.approx(0.25)
-    assert first["high"] - 0.25 == pytest.approx(12.7062 * 0.05, abs=1e-3)  # t(.975, 1) sd / sqrt(2)
-    assert second["each"] == pytest.approx([0.3, 0.2]) and second["pairs"] == 2
-    # t = .25 / .05 with one degree of freedom: p = 2 (1/2 - atan(5) / pi); Holm doubles the smaller of two.
-    assert first["p"] == pytest.approx(1 - 2 * math.atan(5) / math.pi) and first["p (Holm)"] == pytest.approx(
-        2 * first["p"]
+    found = scores.scores(b)["test"]
+    assert (found.mean, found.before) == (pytest.approx(0.6), 0.1)
+    # Two seeds of 100 problems, .5 and .7: Wilson's lower bound of the one, the upper of the other.
+    assert (found.low, found.high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.7811, abs=1e-4))
+    # Three that agree: t would say that nothing is left to doubt; Wilson of 180 of 300 does not.
+    agreed = [{"reward": 0.6, "samples": 100}] * 3
+    assert scores.interval(agreed)[1:] == (pytest.approx(0.5437, abs=1e-4), pytest.approx(0.6538, abs=1e-4))
+    apart = [{"reward": reward, "samples": 100} for reward in (0.4, 0.5, 0.6)]
+    assert scores.interval(apart)[2] == pytest.approx(0.5 + 4.302653 * 0.1 / math.sqrt(3), abs=1e-6)
+    assert reference([a, b, c]) is b and reference([a, c]) is a  # the paper's alpha, else the first
+    first, second = scores.paired([a, b, c])
+    assert first["label"] == "alpha 0.01" and first["each"] == pytest.approx([-0.2, -0.3])
+    assert first["difference"] == pytest.approx(-0.25)
+    assert first["high"] + 0.25 == pytest.approx(12.7062 * 0.05, abs=1e-3)  # t(.975, 1) sd / sqrt(2)
+    assert second["each"] == pytest.approx([0.1, -0.1]) and second["pairs"] == 2
+    # t = -.25 / .05 with one degree of freedom: p = 2 (1/2 - atan(5) / pi); Holm doubles the smaller of two.
+    p = 1 - 2 * math.atan(5) / math.pi
+    assert (first["p"], first["p (Holm)"]) == (pytest.approx(p), pytest.approx(2 * p)) and second["p"] == pytest.approx(
+        1
     )
+    assert first["forgetting"] == 0 and math.isnan(first["forgetting low"])  # equal pairs: no error to be had
+    assert scores.forgetting(a) == pytest.approx(-0.1)  # facts .9, then .8
+
+
+def test_a_sweeps_order_is_kept(sweep):
+    names = [f"alpha={alpha},seed={seed}" for alpha in ("1.0", "0.01", "0.1") for seed in (1, 0)]
+    (sweep / "sweep.json").write_text(json.dumps({"points": {name: [] for name in names}}))
+    assert [run.name for run in find([sweep])] == names
+    assert [run.name for run in find([sweep.parent])] == [f"sweep/{name}" for name in names]
+
+
+def test_steps_of_a_second_stage_follow_the_firsts(tmp_path):
+    folder = make_run(tmp_path / "s" / "both", n=2)
+    for name in ("metrics.jsonl", "evals.jsonl"):
+        rl = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+        sft = [record | {"stage": "sft", "reward": 0.0} for record in rl]
+        write(folder / name, sft + [record for record in rl if record["step"]])
+    (group,) = groups(find([tmp_path / "s"]))
+    assert steps(list(group.runs))["at"].tolist() == [1, 2, 3, 4]
+    curve = figures.held_out_by_step(group)
+    assert curve["mean"].to_dict() == {0: 0.0, 2: 0.0, 4: 0.5}  # not .25 at 2, of both stages
+    assert figures.held_out_by_step(group, main=False)["mean"].to_dict() == {0: 0.0, 2: 0.0, 4: 0.8}
+
+
+def test_prefixes_have_their_sweeps_names(tmp_path):
+    for i, flags in enumerate(({}, {"prefix_ratios": [0.0, 0.1, 0.25, 0.5]}, {"thresholds": [-1.0, 0.01, 0.01, 0.01]})):
+        guidance = dict.fromkeys(("micro_group_sizes", "prefix_ratios", "thresholds")) | flags
+        make_run(tmp_path / "s" / str(i), reward=i / 10, **guidance)
+    together = groups(find([tmp_path / "s"]))
+    assert [group.label for group in together] == ["paper", "short prefixes", "only where all fail"]
+    assert "axis" in figures.draw(together, tmp_path / "figures", "trapo report s")
+    make_run(tmp_path / "s" / "own", **dict.fromkeys(("micro_group_sizes", "thresholds")), prefix_ratios=[0.0, 0.3])
+    labels = [group.label for group in groups(find([tmp_path / "s"]))]
+    assert (
+        labels[1] == "ratios 0 0.1 0.25 0.5, thresholds preset's" and labels[3] == "ratios 0 0.3, thresholds preset's"
+    )
+
+
+def test_a_figure_of_all_methods_has_room_for_them(tmp_path):
+    for recipe in ("trapo", "grpo", *(f"own-{i}" for i in range(20))):
+        make_run(tmp_path / "s" / recipe, recipe=recipe, alpha=0.1 if recipe == "trapo" else None)
+    together = groups(find([tmp_path / "s"]))
+    with figures.style():
+        for drawer in (figures.learning_curves, figures.guided_share, figures.expert_probability, figures.cost):
+            fig, _ = drawer(together)
+            fig.draw_without_rendering()  # matplotlib warns, and the suite fails, where axes collapse to nothing
+            legend = fig.legends[0].get_window_extent()
+            for ax in fig.axes:
+                assert ax.get_window_extent().height > 80 and not legend.overlaps(ax.get_tightbbox())
+            assert legend.x1 <= fig.bbox.x1 and legend.y1 <= fig.bbox.y1
+
+
+def evaluated(run, temperature=0.6, **values):
+    """Write an evaluation beside a run: benchmark -> avg@n."""
+    results = {
+        name: {"questions": 30, "samples": 4, "pass@k": {"ks": [1, 4], "value": [value, 0.9], "low": [0, 0],
+               "high": [1, 1]},
+               "avg@n": {"value": value, "low": value - 0.1, "high": value + 0.1, "se_questions": 0.05}}
+        for name, value in values.items()
+    }  # fmt: skip
+    (run / "eval").mkdir(parents=True)
+    settings = {"temperature": temperature, "top_p": 1.0}
+    (run / "eval" / "eval.json").write_text(json.dumps({"results": results, "settings": settings}))
+
+
+def test_published_numbers_stand_beside_ours_as_unchecked(sweep, tmp_path):
+    five = dict(zip(figures.FIVE, (0.1, 0.2, 0.3, 0.4, 0.5), strict=True))
+    evaluated(sweep / "alpha=0.1,seed=0", **five, gpqa=0.2)
+    evaluated(sweep / "alpha=0.1,seed=1", aime24=0.3)
+    with figures.style():
+        fig, caption = figures.published(groups(find([sweep])))
+    assert [ax.get_title() for ax in fig.axes] == [*figures.FIVE, "average of five"]
+    ours = fig.axes[0].patches[0]
+    assert fig.axes[0].get_yticklabels()[0].get_text() == "alpha 0.1" and ours.get_width() == pytest.approx(0.2)
+    assert fig.axes[-1].patches[0].get_width() == pytest.approx(0.3)  # of the run that has all five
+    names = [label.get_text() for label in fig.axes[-1].get_yticklabels()]
+    assert "TRAPO, published, unchecked" in names and "micro-groups + SFT, published, unchecked" in names
+    assert "T 0.6" in caption["ours"] and "arXiv 2512.17636" in caption["hatched"]
+
+
+def test_evaluations_stand_beside_the_base(sweep, tmp_path):
+    evaluated(sweep / "base", world_test=0.1, world_facts=0.9)
+    evaluated(sweep / "alpha=0.1,seed=0", world_test=0.5, world_facts=0.7)
+    found = page_of(report.make([sweep], tmp_path / "r.html", "trapo report"))["evaluations"]
+    assert found["benchmarks"] == ["world_test", "world_facts"]
+    assert [row["label"] for row in found["rows"]] == ["base model", "alpha=0.1,seed=0"]
+    assert found["rows"][1]["forgetting"] == pytest.approx(-0.2) and found["rows"][0]["forgetting"] == 0
+    assert found["rows"][1]["cells"]["world_test"]["pass@n"] == 0.9
 
 
 def test_figures_say_their_settings(sweep, tmp_path):
     made = figures.draw(groups(find([sweep])), tmp_path / "figures", "trapo report sweep")
-    assert set(made) == {"learning", "guided", "probability", "accuracy", "axis", "differences", "cost"}
+    assert set(made) == {"learning", "guided", "probability", "accuracy", "axis", "differences", "cost", "seconds"}
     for path in made.values():
         found = read_settings(path)
         assert found["alpha"] == [0.01, 0.1, 1.0] and found["seeds"] == [0, 1] and found["learning_rate"] == 1e-4
@@ -198,7 +295,7 @@ def test_the_report_holds_everything(sweep, tmp_path):
     assert done.exit_code == 0 and "r.html" in done.output and "MiB" in done.output
     text, page = (tmp_path / "r.html").read_text(), page_of(tmp_path / "r.html")
     assert "https://" not in text.split("<script>")[0] and EVIL not in text
-    assert [method["label"] for method in page["methods"]] == ["alpha 0.01", "alpha 0.1", "alpha 1.0"]
+    assert [method["label"] for method in page["methods"]] == ["alpha 0.01", "alpha 0.1", "alpha 1"]
     assert page["results"][1]["sets"]["test"]["mean"] == pytest.approx(0.6)
     assert page["settings"]["differing"] == 3  # alpha, seed, output_dir
     assert page["ledger"][0]["samples"] == 224 and page["ledger"][0]["expert tokens"] == 80
@@ -208,7 +305,13 @@ def test_the_report_holds_everything(sweep, tmp_path):
     assert rollouts["shown"] == rollouts["of"] == len(columns["run"]) == 6 * 32 and len(rollouts["prompts"]) == 2
     row = next(i for i in range(192) if columns["sample"][i] == 4)
     assert columns["prefix p"][row] == "09" and columns["prefix w"][row] == "59" and columns["own p"][row] == "950"
-    assert columns["kind"][row] == 1 and columns["finish"][row] == "s" and rollouts["words"]["3"] == "[3]"
+    assert (
+        columns["kind"][row] == 1
+        and columns["finish"][row] == "s"
+        and rollouts["words"] == [{str(i): f"[{i}]" for i in range(1, 6)}]
+    )
+    twin = next(i for i in range(192) if columns["sample"][i] == 5)
+    assert columns["prefix p"][twin] == "09"  # its prefix is sample 4's, which was trained for both
     few = report.make([sweep], tmp_path / "few.html", "trapo report", rollouts=100)
     assert page_of(few)["rollouts"]["shown"] == 96 and len(page_of(few)["rollouts"]["prompts"]) == 1
 

@@ -1,0 +1,131 @@
+"""What groups of runs reached: accuracies with intervals, what was forgotten, differences paired by seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import ttest_1samp
+
+from trapo.interval import wilson
+from trapo_evals.stats import holm
+
+from .groups import Group, mean_interval, reference
+from .runs import Run
+
+
+@dataclass(frozen=True)
+class Score:
+    """A group's accuracy on a held-out set: mean over its runs with a 95% interval, after training and before."""
+
+    mean: float
+    low: float
+    high: float
+    before: float
+    before_low: float
+    before_high: float
+
+
+def scores(group: Group) -> dict[str, Score]:
+    """Held-out set -> what the group's finished runs reached, by `interval`."""
+    found: dict[str, list[tuple[dict, dict]]] = {}
+    for run in group.runs:
+        if run.finished:
+            for name, ends in _ends(run).items():
+                found.setdefault(name, []).append(ends)
+    return {
+        name: Score(*interval([last for _, last in ends]), *interval([first for first, _ in ends]))
+        for name, ends in found.items()
+    }
+
+
+def interval(records: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
+    """Mean accuracy of several seeds with a 95% interval.
+
+    Of three seeds or more Student's t over them, but no narrower than Wilson's over the problems: seeds that happen to
+    agree do not make a few problems many. Fewer cannot say how seeds differ: from the lowest to the highest bound of
+    each one's Wilson interval.
+
+    Args:
+        records: lines of evals.jsonl, one per seed.
+    """
+    values, samples = [record["reward"] for record in records], [record["samples"] for record in records]
+    mean, low, high = mean_interval(values)
+    if len(values) >= 3:
+        bounds = [(max(low, 0.0), min(high, 1.0)), wilson(mean, sum(samples))]
+    else:
+        bounds = [wilson(value, n) for value, n in zip(values, samples, strict=True)]
+    return mean, min(low for low, _ in bounds), max(high for _, high in bounds)
+
+
+def forgotten(run: Run) -> float | None:
+    """Change of the mean accuracy on the held-out sets after the first, which a run is not about; None without any."""
+    others = list(_ends(run).values())[1:]
+    return float(np.mean([last["reward"] - first["reward"] for first, last in others])) if others else None
+
+
+def forgetting(group: Group) -> float | None:
+    """Mean of `forgotten` over the group's finished runs."""
+    found = [change for run in group.runs if run.finished and (change := forgotten(run)) is not None]
+    return float(np.mean(found)) if found else None
+
+
+def paired(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Each group's main accuracy minus the reference's, paired by seed: mean, 95% interval and p by t, every pair.
+
+    p is two-sided, `p (Holm)` adjusted for all groups; None for a single pair, and for pairs that are all equal, which
+    (accuracies come in steps of one problem) say nothing of how far others would be apart. `forgetting` is the same
+    difference of what was forgotten, `forgetting low` to `forgetting high`.
+    """
+    if len(groups) < 2:
+        return []
+    first = reference(groups)
+    rows = []
+    for group in groups:
+        if group is first:
+            continue
+        each = _differences(group, first, lambda run: next(iter(_ends(run).values()))[1]["reward"])
+        others = _differences(group, first, forgotten)
+        names = [name for run in group.runs if run.finished for name in _ends(run)]
+        rows.append(
+            {"label": group.label, "color": group.color, "set": names[0] if names else "", "pairs": len(each)}
+            | {"each": each}
+            | dict(zip(("difference", "low", "high"), _with_error(each), strict=True))
+            | dict(zip(("forgetting", "forgetting low", "forgetting high"), _with_error(others), strict=True))
+            | {"p": float(ttest_1samp(each, 0).pvalue) if len(each) > 1 and np.ptp(each) > 1e-9 else None}
+        )
+    tested = [row for row in rows if row["p"] is not None]
+    for row, p in zip(tested, holm([row["p"] for row in tested]) if tested else (), strict=True):
+        row["p (Holm)"] = float(p)
+    return rows
+
+
+def main_set(table) -> str:
+    """The first held-out set of a table of `results`: the one that a run is about."""
+    return next(column.removeprefix("before ") for column in table.columns if column.startswith("before "))
+
+
+def _ends(run: Run) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Held-out set -> its first and its last line."""
+    found: dict[str, tuple[dict, dict]] = {}
+    for record in run.folder.records("evals.jsonl"):
+        found[record["set"]] = (found.get(record["set"], (record,))[0], record)
+    return found
+
+
+def _with_error(each: Sequence[float]) -> tuple[float, float, float]:
+    mean, low, high = mean_interval(each)
+    return (mean, low, high) if len(each) > 1 and np.ptp(each) > 1e-9 else (mean, np.nan, np.nan)
+
+
+def _differences(group: Group, first: Group, value) -> list[float]:
+    """A value of runs, minus that of the reference's run of the same seed; a seed's several runs are averaged."""
+    by_seed: list[dict[int | None, float]] = []
+    for members in (group.runs, first.runs):
+        mine: dict[int | None, list[float]] = {}
+        for run in members:
+            if run.finished and _ends(run) and (found := value(run)) is not None:
+                mine.setdefault(run.seed, []).append(found)
+        by_seed.append({seed: float(np.mean(values)) for seed, values in mine.items()})
+    mine, theirs = by_seed
+    return [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
