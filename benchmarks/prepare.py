@@ -1,6 +1,6 @@
 """`trapo data prepare` on 46,000 made-up rows in the layout of Openr1-Math-46k-8192, broken ones among them.
 
-    python benchmarks/prepare.py [--rows 46000] [--check-experts]
+    python benchmarks/prepare.py [--rows 46000] [--check-experts] [--with "--tokenizer M --max-tokens 8192 ..."]
 
 Traces have 8,000 tokens or so (26,000 characters). Seconds and peak memory of the command, and its rate.
 """
@@ -8,6 +8,7 @@ Traces have 8,000 tokens or so (26,000 characters). Seconds and peak memory of t
 import json
 import os
 import random
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -44,7 +45,7 @@ def row(i: int, rng: random.Random, text: str) -> dict:
                    {"role": "user", "content": f"Problem {i}: find {rng.randrange(10**6)} x + {rng.randrange(99)}."}],
         "target": [{"role": "assistant", "content": text[: -len("000}.")] + answer + "}."}],
         "reward_model": {"ground_truth": answer, "style": "rule"},
-        "data_source": "math",
+        "data_source": "math", "ability": "math", "extra_info": {"index": -1, "split": "default"},
     }  # fmt: skip
     if i % 50 == 0:
         broken = {
@@ -79,18 +80,14 @@ def main() -> None:
     options = parser(__doc__, "prepare", 1)
     options.add_argument("--rows", type=int, default=46_000)
     options.add_argument("--check-experts", action="store_true")
+    options.add_argument("--with", dest="more", default="--bench ''", help="more flags of the command")
     options = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder) / "rows.parquet", Path(folder) / "out.parquet"
         make(source, options.rows)
         command = [sys.executable, "-P", "-c", "from trapo_cli.cli import app; app()", "data", "prepare", str(source)]
-        command += [
-            "--out",
-            str(out),
-            "--bench",
-            "",
-            "--check-experts" if options.check_experts else "--no-check-experts",
-        ]
+        command += ["--out", str(out), "--check-experts" if options.check_experts else "--no-check-experts"]
+        command += shlex.split(options.more)
         started = time.perf_counter()
         process = subprocess.Popen(command)
         _, status, usage = os.wait4(process.pid, 0)
@@ -98,7 +95,7 @@ def main() -> None:
         summary = json.loads(Path(f"{out}.summary.json").read_text())
         figures = {
             "exit code": os.waitstatus_to_exitcode(status), "rows": options.rows,
-            "experts checked": options.check_experts,
+            "experts checked": options.check_experts, "flags": options.more,
             "source MiB": source.stat().st_size / 2**20, "characters, median": summary["characters"][5],
             "seconds": seconds, "CPU seconds": usage.ru_utime + usage.ru_stime,
             "rows per second": options.rows / seconds,
