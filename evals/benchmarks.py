@@ -192,6 +192,18 @@ def load(benchmark: str | Benchmark, data_dir: str | Path | None = None, seed: i
     return questions
 
 
+def source(name: str, data_dir: str | Path | None = None) -> str | None:
+    """Where `load` takes a benchmark's rows from: a local file, or the hub's dataset; None for registered rows."""
+    benchmark = _named(name)
+    if path := _find(name, data_dir):
+        return str(path)
+    if name in _loaders or benchmark.hub_id is None:
+        return None
+    parts = (benchmark.hub_id, benchmark.config, benchmark.split, f"revision {benchmark.revision}")
+    verified = "" if benchmark.revision_verified else " (unverified)"
+    return ", ".join(part for part in parts if part) + verified
+
+
 def content_hash(questions: Iterable[Question]) -> str:
     """First 16 hex digits of the SHA-256 of what is asked: the sorted distinct lines `problem TAB answer`.
 

@@ -103,6 +103,8 @@ def show(
     table = Table(*columns, **NARROW)
     for index, record in enumerate(records[1:], 1):
         table.add_section()
+        if len(records) > 2:
+            table.add_row(record["model"]["label"])
         for row in (row for row in rows if row["evaluation"] == index):
             first, other = (number(r["results"][row["benchmark"]]["avg@n"]["value"]) for r in (records[0], record))
             spread = row["low"] == row["low"]  # NaN where all differences are equal

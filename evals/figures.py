@@ -9,6 +9,7 @@ from trapo.figure import METHOD_COLORS, PALETTE, new_figure, save_figure, style
 from .folder import EvalFolder
 
 SHOWN = ("temperature", "top_p", "top_k", "min_p", "template", "seed", "engine", "dtype")
+OVERLAID = 4  # curves with bands in one panel that can still be told apart
 
 
 def draw(folder: EvalFolder) -> list[Path]:
@@ -33,7 +34,9 @@ def draw_comparison(records: Sequence[dict[str, Any]], rows: Sequence[dict[str, 
         axes.set_yticks(list(places), labels)
         axes.set_ylim(0.4, len(rows) + 0.6)
         axes.grid(axis="y", visible=False)
-        axes.set(xlabel=f"avg@n minus {records[0]['model']['label']}'s (95%, paired)")
+        axes.locator_params(axis="x", nbins=5)
+        # Two lines that end where the axes do: long labels at the left leave little room.
+        axes.set_xlabel(f"avg@n minus that of\n{records[0]['model']['label']} (95%, paired)", loc="right")
         save_figure(fig, folder / "differences.png", settings_of(records), command)
 
 
@@ -77,7 +80,9 @@ def bars(records: Sequence[dict[str, Any]], folder: Path, command: str | None = 
     """Accuracy of each benchmark with its 95% interval, the evaluations beside each other."""
     names = [name for name in records[0]["results"] if all(name in record["results"] for record in records)]
     width, colors = 0.8 / len(records), colors_of(records)
-    fig, axes = new_figure(columns=2 if len(names) > 3 else 1, height=2.3)
+    several = len(records) > 1
+    height = 2.3 + 0.16 * len(records) * several + 0.3 * (len(names) > 8)
+    fig, axes = new_figure(columns=2 if len(names) > 3 else 1, height=height)
     for i, record in enumerate(records):
         estimates = [record["results"][name]["avg@n"] for name in names]
         places = [x + (i - (len(records) - 1) / 2) * width for x in range(len(names))]
@@ -85,11 +90,12 @@ def bars(records: Sequence[dict[str, Any]], folder: Path, command: str | None = 
         errors = [[e["value"] - e["low"] for e in estimates], [e["high"] - e["value"] for e in estimates]]
         axes.bar(places, values, 0.9 * width, color=colors[i], label=record["model"]["label"])
         axes.errorbar(places, values, errors, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
-    axes.set_xticks(range(len(names)), [f"{name}\n{_size(records[0], name)}" for name in names])
+    slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(names) > 8 else {}
+    axes.set_xticks(range(len(names)), [f"{name}\n{_size(records[0], name)}" for name in names], **slanted)
     axes.set(ylabel="share correct (avg@n, 95%)", ylim=(0, 1.02))
     axes.grid(axis="x", visible=False)
-    if len(records) > 1:
-        axes.legend()
+    if several:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1))  # above the bars, which may fill the axes
     else:
         axes.set_title(records[0]["model"]["label"])
     return save_figure(fig, folder / "accuracy.png", settings_of(records), command or command_of(records[0]))[0]
@@ -99,17 +105,34 @@ def _curves(record: dict[str, Any], folder: Path) -> list[Path]:
     with_curves = {name: result["pass@k"] for name, result in record["results"].items() if "pass@k" in result}
     if not with_curves:
         return []
-    fig, axes = new_figure(columns=1, height=2.4)
-    for color, (name, curve) in zip(PALETTE, with_curves.items(), strict=False):
-        axes.plot(curve["ks"], curve["value"], color=color, marker="o", label=name)
-        axes.fill_between(curve["ks"], curve["low"], curve["high"], color=color, alpha=0.15, linewidth=0)
-    ks = sorted({k for curve in with_curves.values() for k in curve["ks"]})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ks, map(str, ks))
-    axes.minorticks_off()
-    axes.set(xlabel="k samples", ylabel="pass@k (95% over questions)", ylim=(0, 1.02), title=record["model"]["label"])
-    axes.legend()
+    names = list(with_curves)
+    panels = [names] if len(names) <= OVERLAID else [[name] for name in names]
+    rows, columns = -(-len(panels) // 3), min(len(panels), 3)
+    size = {"columns": 1, "height": 2.4} if columns == 1 else {"columns": 2, "height": 1.8 * rows}
+    fig, axes = new_figure(**size, nrows=rows, ncols=columns, squeeze=False)
+    for ax, panel in zip(axes.flat, panels, strict=False):
+        for color, name in zip(PALETTE, panel, strict=False):
+            curve = with_curves[name]
+            ax.plot(curve["ks"], curve["value"], color=color, marker="o", label=name)
+            ax.fill_between(curve["ks"], curve["low"], curve["high"], color=color, alpha=0.15, linewidth=0)
+        ax.set_xscale("log", base=2)
+        ticks = _apart(sorted({k for name in panel for k in with_curves[name]["ks"]}))
+        ax.set_xticks(ticks, map(str, ticks))
+        ax.minorticks_off()
+        ax.set(xlabel="k samples", ylim=(0, 1.02), title=panel[0] if len(panels) > 1 else record["model"]["label"])
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("pass@k (95%)" if len(panels) > 1 else "pass@k (95% over questions)")
+    if len(panels) == 1:
+        axes[0, 0].legend()
     return [save_figure(fig, folder / "pass_at_k.png", settings_of([record]), command_of(record))[0]]
+
+
+def _apart(ks: list[int]) -> list[int]:
+    """The largest k and those of the others, powers of two, whose labels do not meet on a logarithmic axis."""
+    ks = [k for k in ks if k == ks[-1] or ks[-1] / k >= 1.5]
+    return ks[:: -1 if len(ks) <= 7 else -2][::-1]
 
 
 def lengths(folder: EvalFolder, record: dict[str, Any]) -> Path:

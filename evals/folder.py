@@ -17,7 +17,7 @@ from typing import Any
 
 from trapo.run import read_jsonl, write_whole
 
-from .journal import Journal
+from .journal import Journal, digest
 
 MAY_CHANGE = ("samples", "limit", "base_url")  # settings without which what was drawn stays valid
 
@@ -82,7 +82,8 @@ class EvalFolder:
         def fixed(record):
             known = {k: v for k, v in record["settings"].items() if k not in MAY_CHANGE}
             data = {name: found["hash"] for name, found in record["data"].items()}
-            return known | {"weights": record["model"]["content"], "data": data}
+            prompts = {name: digest(found["first prompt"]) for name, found in record["data"].items()}  # the template's
+            return known | {"weights": record["model"]["content"], "data": data, "prompts": prompts}
 
         old, new = fixed(before), json.loads(json.dumps(fixed(now)))
         changed = [f"{k} {old.get(k)!r} there, {new.get(k)!r} now" for k in old | new if old.get(k) != new.get(k)]

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from trapo.engines.base import Engine, Request, Sample, Sampling
-from trapo.run import read_jsonl, write_whole
 
 WEIGHTS = ("*.safetensors", "*.gguf", "config.json")
 
@@ -65,28 +64,38 @@ class Wanted:
 class Journal:
     """The samples of one evaluation folder, by key; their tokens' numbers, which are most of it, on the disk only.
 
-    A torn last line, of a process that was killed while it wrote, is cut off.
+    A torn last line, of a process that was killed while it wrote, is cut off when the next one is written: whoever only
+    looks may meet another process in the middle of writing.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self.records: dict[str, dict[str, Any]] = {}
+        self._torn_at: int | None = None
         if path.exists():
             content = path.read_bytes()
-            whole = content[: content.rfind(b"\n") + 1]
-            if whole != content:
-                write_whole(path, whole)
-            self.records = {record["key"]: _kept(record) for record in read_jsonl(path)}
+            lines, whole = content.split(b"\n")[:-1], content.rfind(b"\n") + 1
+            self._torn_at = whole if whole < len(content) else None
+            for number, line in enumerate(lines, 1):
+                try:
+                    record = json.loads(line)
+                    self.records[record["key"]] = _kept(record)
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    remedy = "remove the line, and its sample is drawn again"
+                    raise ValueError(f"{path}, line {number} is no sample: {remedy}") from None
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def add(self, records: Iterable[dict[str, Any]]) -> None:
         """Append records; they are on the disk when this returns."""
+        records = list(records)
         with open(self.path, "ab") as file:
-            for record in records:
-                self.records[record["key"]] = _kept(record)
-                file.write(json.dumps(record).encode() + b"\n")
+            if self._torn_at is not None:
+                file.truncate(self._torn_at)
+                self._torn_at = None
+            file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
             file.flush()
             os.fsync(file.fileno())
+        self.records |= {record["key"]: _kept(record) for record in records}
 
 
 def _kept(record: dict[str, Any]) -> dict[str, Any]:

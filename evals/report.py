@@ -84,6 +84,8 @@ def warnings(results: dict[str, dict[str, Any]]) -> list[str]:
         failed = result["statuses"]["timeout"] + result["statuses"]["error"]
         if failed >= OFTEN:
             lines.append(f"{name}: {failed:.1%} of the answers could not be graded, and count as wrong")
+        if late := result["ended by the wall clock"]:
+            lines.append(f"{name}: the wall clock ended the grading of {late} samples: --regrade on a quiet machine")
     return lines
 
 

@@ -14,11 +14,13 @@ from rich.console import Console
 from trapo.run import environment
 
 from . import benchmarks
+from .benchmarks import Question
 from .folder import EvalFolder
 from .journal import digest
 from .live import Live
 from .models import Model, content, end_tokens, locate, resolve, starter
 from .score import grade, group_means, score
+from .tasks.utils import data_folder
 from .verdicts import shared
 
 TASKS = Path(__file__).parent / "tasks"
@@ -84,6 +86,12 @@ class Bench:
     docs: list[dict[str, Any]]
     total: int  # questions there are
 
+    def questions(self) -> list[Question]:
+        """All there are, asked or not."""
+        return [
+            Question(doc["id"], doc["problem"], doc["answer"], tuple(doc["choices"])) for doc in self.task.test_docs()
+        ]
+
     @property
     def samples(self) -> int:
         """Of each question."""
@@ -146,6 +154,8 @@ def evaluate(
     """
     console = console or Console()
     settings.check()
+    if slots < 1:
+        raise ValueError(f"--slots {slots}: give a number of at least 1")
     with console.status("loading benchmarks"):
         benches = load_benches(settings)
     model = locate(settings.model, weights=settings.engine != "server")
@@ -209,6 +219,7 @@ class Job:
 
         self.settings, self.model, self.benches = settings, model, {bench.name: bench for bench in benches}
         self.tokenizer, self.config = load_tokenizer(str(model.path))
+        self.tokenizer.model_max_length = 10**9  # it would warn of long prompts, which `_check_context` refuses
         self.prompts = Prompts(self.tokenizer, settings.template)
         self.eos = end_tokens(model.path, self.tokenizer, self.config, settings.template)
         self.lengths = {
@@ -270,22 +281,21 @@ class Job:
     def rendered(self, bench: Bench) -> str:
         """The first question as the model reads it."""
         ids = self.prompts.ids(bench.docs[0]["prompt"], bench.kind != "world")
-        return self.tokenizer.decode(ids)
+        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
     def record(self) -> dict[str, Any]:
         """What eval.json says before there are results."""
         settings = asdict(self.settings) | {"engine": self.engine, "dtype": self.dtype}
         data = {}
         for name, bench in self.benches.items():
-            source = benchmarks.BENCHMARKS[name]
             data[name] = {
                 "questions": len(bench.docs),
                 "of": bench.total,
                 "samples": bench.samples,
                 "max_tokens": bench.max_tokens,
-                "hash": digest(sorted((doc["id"], doc["answer"]) for doc in bench.task.test_docs())),
-                "papers' hash": source.content_hash,
-                "source": [source.hub_id, source.config, source.split, source.revision] if source.hub_id else None,
+                "hash": benchmarks.content_hash(bench.questions()),
+                "papers' hash": benchmarks.BENCHMARKS[name].content_hash,
+                "source": benchmarks.source(name, data_folder(self.settings.data_dir)),
                 "prompts": digest(sorted(self.prompts.ids(doc["prompt"], bench.kind != "world") for doc in bench.docs)),
                 "first prompt": self.rendered(bench),
             }

@@ -39,8 +39,8 @@ class Prompts:
             return self._known[text, chat]
         if chat and self.template == "tokenizer" and not self.tokenizer.chat_template:
             raise ValueError(
-                "the model's tokenizer has no chat template: choose another with --template, such as raw or "
-                "reference-eval"
+                f"the tokenizer of {self.tokenizer.name_or_path} has no chat template: choose another with --template, "
+                "such as raw or reference-eval"
             )
         prompt = [{"role": "user", "content": text}] if chat else text
         self._known[text, chat] = tuple(prompt_ids(prompt, self.tokenizer, self.template))

@@ -25,6 +25,7 @@ class Graded:
         records: the journal's, by index.
         statuses, reference: of each, ours and by the papers' own grading (None where there is none).
         classes: of each, see `Verdicts.classes`.
+        late: how many statuses are the wall clock's.
     """
 
     question: str
@@ -33,6 +34,7 @@ class Graded:
     statuses: list[str]
     reference: list[str] | None
     classes: list[str | None]
+    late: int = 0
 
     @property
     def correct(self) -> list[bool]:
@@ -77,7 +79,13 @@ def grade(kind: str, rows: Sequence[tuple[str, str, list[Record]]], verdicts: Ve
 
     return [
         Graded(
-            id, gold, records, statuses(gold, records, False), statuses(gold, records, True) if papers else None, found
+            id,
+            gold,
+            records,
+            statuses(gold, records, False),
+            statuses(gold, records, True) if papers else None,
+            found,
+            sum(verdicts.late(record["text"], gold) for record in records),
         )
         for (id, gold, records), found in zip(rows, classes, strict=True)
     ]
@@ -107,6 +115,7 @@ def score(graded: Sequence[Graded], seed: int) -> dict[str, Any]:
         result["maj@n"] = {"value": float(credits.mean()), "se_questions": stats.standard_error(credits)}
     return result | {
         "statuses": {status: statuses.count(status) / len(statuses) for status in STATUSES},
+        "ended by the wall clock": sum(question.late for question in graded),
         "truncated": float(np.mean([record["finish"] == "length" for record in records])),
         "tokens": {"mean": float(np.mean(lengths)), "total": sum(lengths)}
         | {f"{q:g}": value for q, value in stats.length_quantiles(lengths).items()},

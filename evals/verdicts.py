@@ -21,6 +21,7 @@ class Verdicts:
         self._grader = grader
         self._known: dict[Key, str] = {}
         self._asked: set[Key] = set()
+        self._late: set[Key] = set()
 
     def ask(self, kind: str, text: str, gold: str, reference: bool = False) -> None:
         """Have a text graded; workers are at it while the caller goes on. Arguments as in `status`."""
@@ -38,6 +39,8 @@ class Verdicts:
         for key, verdict in self._grader.collect(wait=wait and bool(self._asked)).items():
             self._asked.discard(key)
             self._known[key] = verdict.status
+            if verdict.wall:
+                self._late.add(key)
 
     def known(self, text: str, gold: str) -> str | None:
         """The status of a text if it has been found, without waiting."""
@@ -56,6 +59,10 @@ class Verdicts:
         while (key := (reference, text, gold)) not in self._known:
             self.collect(wait=True)
         return self._known[key]
+
+    def late(self, text: str, gold: str) -> bool:
+        """Whether the wall clock ended the grading of a text: then its status may be the machine's load."""
+        return (False, text, gold) in self._late
 
     def classes(self, rows: Iterable[tuple[str, str, Sequence[str]]]) -> list[list[str | None]]:
         """For each question, a label for each sample: equal labels are equivalent answers, None is no answer.

@@ -316,7 +316,8 @@ def test_bad_choices(tmp_path):
     assert "has 11 choices: give 2 to 10" in said("mmlu_pro", mmlu | {"options": many, "answer_index": 0})
 
 
-def test_bad_names_files_and_folders(tmp_path):
+def test_bad_names_files_and_folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarks, "_loaders", {})  # whatever another test has registered
     assert refusal("aime23").startswith("'aime23' is no benchmark: there are aime24, aime25,")
     assert refusal("math", tmp_path).startswith("'math' is no benchmark")  # a group: see `names`
     assert f"the data folder {tmp_path / 'no'} is none: give the one" in refusal("aime24", tmp_path / "no")
@@ -327,6 +328,15 @@ def test_bad_names_files_and_folders(tmp_path):
     with pytest.raises(ValueError, match="'nothing' is no benchmark"):
         register("nothing", list)
     assert "its rows come from `trapo eval`; elsewhere, put world_test.parquet" in refusal("world_test")
+
+
+def test_where_rows_come_from(tmp_path):
+    path = write(tmp_path / "valid.aime24.jsonl", STAND_IN[:6]) / "valid.aime24.jsonl"
+    assert benchmarks.source("aime24", tmp_path) == str(path)
+    hub = "math-ai/minervamath, test, revision main (unverified)"
+    assert benchmarks.source("minerva", tmp_path) == benchmarks.source("minerva") == hub
+    assert benchmarks.source("gpqa").startswith("Idavidrein/gpqa, gpqa_diamond, train, revision 633f5ee8")
+    assert benchmarks.source("world_test") is None
 
 
 def test_names():

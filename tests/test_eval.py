@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from trapo.figure import read_settings
 from trapo_cli.cli import app, register_world
-from trapo_evals import compare, models, report, run
+from trapo_evals import compare, figures, models, report, run
 from trapo_evals.folder import EvalFolder
 from trapo_evals.journal import fingerprint
 from trapo_evals.run import Settings
@@ -41,6 +41,10 @@ def evaluate(out, settings=SETTINGS, **kwargs):
 
 def child(out, settings):
     evaluate(out, settings, slots=16)
+
+
+def world_questions(part):
+    return world.training_data()[1][part]
 
 
 def invoke(*arguments):
@@ -143,6 +147,8 @@ def test_the_record_says_where_everything_came_from(whole):
     settings = read_settings(folder.path / "accuracy.png")
     assert settings["alpha"] is None and settings["temperature"] == 1.0
     assert settings["benchmarks"]["world_facts"] == "12 x 4, 136 tokens at most"
+    asked = [run.Question(row["id"], row["prompt"], row["answer"]) for row in world_questions("test")]
+    assert data["hash"] == run.benchmarks.content_hash(asked) and data["source"] is None
 
 
 def test_regrade_finds_the_same_without_a_model(whole, tmp_path):
@@ -171,6 +177,9 @@ def test_a_folder_grows_and_refuses_another_evaluation(tmp_path):
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             evaluate(tmp_path / "e", replace(small, **change))
+    other = json.loads(json.dumps(folder.record()).replace('"first prompt": "', '"first prompt": "You are'))
+    with pytest.raises(ValueError, match=r"prompts \{'world_direct': .* there"), folder.begin(other):
+        pass
     with folder.begin(folder.record()), pytest.raises(ValueError, match="another process is evaluating into"):
         evaluate(tmp_path / "e", small)
     (tmp_path / "file").write_text("")
@@ -218,6 +227,7 @@ def test_dry_run_says_what_would_run_and_makes_nothing(tmp_path):
         (["--bench", "world", "--engine", "sglang"], "--engine sglang: choose from auto, torch, vllm, server"),
         (["--bench", "world", "--engine", "server"], "--engine server and --base-url"),
         (["--bench", "world", "--engine", "vllm"], "vLLM is not installed"),
+        (["--bench", "world", "--slots", "0"], "--slots 0: give a number of at least 1"),
         (["--bench", "world", "--max-tokens", "600"], "world_test: the longest prompt has 11 tokens, and 600 more"),
         (["--regrade", "nowhere"], "nowhere holds no evaluation"),
     ],
@@ -240,12 +250,15 @@ def test_a_math_benchmark_needs_a_template_and_a_context(tmp_path, monkeypatch):
     monkeypatch.setitem(run.benchmarks.BENCHMARKS, "aime24", replace(aime, content_hash=None))
     common = ["--bench", "aime24", "--model", "world", "--data-dir", tmp_path, "--out", tmp_path / "e"]
     done = invoke("eval", *common)
-    assert done.exit_code == 2 and "no chat template: choose another with --template" in done.output
+    assert done.exit_code == 2 and f"{world.BASE} has no chat template: choose another with --template" in done.output
     done = invoke("eval", *common, "--template", "raw")
     assert done.exit_code == 2 and re.search(r"set --max-tokens to at most \d+", done.output)
     done = invoke("eval", *common, "--template", "raw", "--max-tokens", 8, "--limit", 2)
     assert done.exit_code == 0, done.output
-    prompt = EvalFolder(tmp_path / "e").record()["data"]["aime24"]["first prompt"]
+    data = EvalFolder(tmp_path / "e").record()["data"]["aime24"]
+    assert data["source"] == str(tmp_path / "aime24.jsonl")
+    assert data["hash"] == run.benchmarks.content_hash(run.benchmarks.load("aime24", tmp_path))
+    prompt = data["first prompt"]
     assert prompt.startswith("What is 0 + 0?") and prompt.rstrip().endswith("\\boxed{}.")
     result = EvalFolder(tmp_path / "e").record()["results"]["aime24"]
     assert (result["questions"], result["samples"], result["statuses"]["no_box"]) == (2, 32, 1.0)
@@ -319,6 +332,8 @@ def test_a_comparison_by_hand(tmp_path):
     assert second["difference"] == 0 and second["ties"] == 4 and second["left out"] == 1 and second["se"] is None
     assert found["differing settings"] == ["temperature: 1.0, 1.0, 0.6"]
     printed = text.getvalue()
+    lines = [line.strip() for line in printed.splitlines()]
+    assert lines.index("b") < lines.index("c")  # which rows are whose
     assert "+0.250" in printed and "2/1/1" in printed and "no spread" in printed
     assert "[warning] the evaluations differ in more than the model: temperature: 1.0, 1.0, 0.6" in printed
     assert "[warning] math500: 1 questions that only one of them has are left out" in printed
@@ -346,9 +361,59 @@ def test_a_comparison_of_what_cannot_be_compared(tmp_path):
 
 def test_warnings_name_what_a_number_hides():
     statuses = {"correct": 0.4, "wrong": 0.4, "no_box": 0.0, "timeout": 0.15, "error": 0.05}
-    result = {"all samples equal": True, "truncated": 0.3, "statuses": statuses}
-    equal, cut, failed = report.warnings({"aime24": result})
+    result = {"all samples equal": True, "truncated": 0.3, "statuses": statuses, "ended by the wall clock": 3}
+    equal, cut, failed, late = report.warnings({"aime24": result})
+    assert late == "aime24: the wall clock ended the grading of 3 samples: --regrade on a quiet machine"
     assert "the server ignores seeds" in equal and "30.0% of the samples were cut off" in cut
     assert "20.0% of the answers could not be graded" in failed
-    fine = {"all samples equal": False, "truncated": 0.01, "statuses": statuses | {"timeout": 0.0, "error": 0.0}}
+    fine = {"all samples equal": False, "truncated": 0.01, "ended by the wall clock": 0}
+    fine |= {"statuses": statuses | {"timeout": 0.0, "error": 0.0}}
     assert report.warnings({"aime24": fine}) == []
+
+
+# ---------------------------------------------------------------- figures
+
+
+def all_benchmarks(path, label):
+    """A finished evaluation of all twelve benchmarks, 33 samples each."""
+    names, lines = list(run.benchmarks.BENCHMARKS), []
+    for name in names:
+        for k in range(4):
+            line = {"key": k, "task": name, "question": "q", "index": k, "tokens": 9 + k}
+            lines.append(line | {"status": "correct" if k else "wrong", "finish": "stop"})
+    folder = EvalFolder(folder_of(path, [1]))
+    average = {"value": 0.98, "low": 0.9, "high": 1.0}
+    curve = {"ks": [1, 2, 4, 8, 16, 32, 33], "value": [0.5] * 7, "low": [0.4] * 7, "high": [0.6] * 7}
+    record = folder.record() | {
+        "results": {n: {"avg@n": average, "questions": 30, "samples": 33, "pass@k": curve} for n in names},
+        "data": {n: {"questions": 30, "samples": 33, "max_tokens": 8192} for n in names},
+    }
+    record["model"]["label"] = label
+    folder.write(record)
+    folder.write_lines("graded.jsonl", lines)
+    return folder
+
+
+def test_figures_of_all_benchmarks_show_each_and_keep_their_labels_inside(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(figures, "save_figure", lambda fig, path, *rest: drawn.update({path.stem: fig}) or (path, path))
+    folders = [all_benchmarks(tmp_path / name, f"a-model-of-a-long-name-{name}") for name in "ab"]
+    figures.draw(folders[0])
+    names = list(run.benchmarks.BENCHMARKS)
+    for name in ("pass_at_k", "lengths"):
+        axes = [ax for ax in drawn[name].axes if ax.get_visible()]
+        assert [ax.get_title() for ax in axes] == names
+    ticks = [label.get_text() for label in drawn["pass_at_k"].axes[0].get_xticklabels()]
+    assert ticks == ["1", "2", "4", "8", "16", "33"]  # 32 would lie on 33
+    row = {"evaluation": 1, "low": -0.1, "high": 0.1, "difference": 0.0}
+    records = [folder.record() for folder in folders]
+    figures.draw_comparison(records, [row | {"benchmark": name} for name in names], tmp_path, "trapo compare")
+    fig = drawn["differences"]
+    fig.draw_without_rendering()
+    label = fig.axes[0].xaxis.label.get_window_extent()
+    assert label.x0 >= 0 and label.x1 <= fig.bbox.x1
+    fig = drawn["accuracy"]
+    fig.draw_without_rendering()
+    (ax,) = fig.axes
+    assert ax.get_legend().get_window_extent().y0 >= ax.get_window_extent().y1  # no bar below it
+    assert [label.get_text() for label in ax.get_xticklabels()] == [f"{name}\n30 x 33" for name in names]

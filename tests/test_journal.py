@@ -73,6 +73,29 @@ def test_a_torn_last_line_is_drawn_again(whole, tmp_path):
     assert sorted(path.read_bytes().splitlines()) == sorted(content.splitlines())
 
 
+def test_who_only_looks_changes_nothing(whole, tmp_path):
+    """Another process may be in the middle of the line that is torn."""
+    path = tmp_path / "samples.jsonl"
+    path.write_bytes(whole[1].read_bytes()[:-30])
+    before = path.read_bytes()
+    journal = Journal(path)
+    assert len(journal.records) == 239 and path.read_bytes() == before
+    journal.add([{"key": "k", "ids": [1]}])
+    assert path.read_bytes() == before[: before.rfind(b"\n") + 1] + b'{"key": "k", "ids": [1]}\n'
+    assert Journal(path).records.keys() == journal.records.keys()
+
+
+@pytest.mark.parametrize("line", [b"\x00\x00", b"[1]", b'{"text": "x"}', b"{", b""])
+def test_a_broken_line_is_named(line, whole, tmp_path):
+    path = tmp_path / "samples.jsonl"
+    first, rest = whole[1].read_bytes().split(b"\n", 1)
+    path.write_bytes(first + b"\n" + line + b"\n" + rest)
+    with pytest.raises(
+        ValueError, match=r"samples.jsonl, line 2 is no sample: remove the line, and its sample is drawn"
+    ):
+        Journal(path)
+
+
 def test_records_say_all_and_depend_on_what_they_should(whole, tmp_path):
     records, _ = whole
     first = records[0]

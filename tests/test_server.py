@@ -215,6 +215,11 @@ def test_a_server_that_stalls_is_left_and_asked_again(serve):
     assert Counter(server.asked.values()) == {1: 18, 2: 6}
 
 
+def test_a_server_that_is_too_slow_is_told_from_one_that_is_not_there(serve):
+    with pytest.raises(ConnectionError, match=r"no answer within 0.1 s, with fewer --slots"):
+        generate(engine(serve(delay=0.5), timeout_s=0.1, attempts=2), requests(1))
+
+
 def test_after_all_attempts_the_cause_is_named_and_nothing_is_in_flight(serve):
     server = serve(lambda handler, body, times: handler.reply(503, {"error": "no GPU"}) or True)
     mine = engine(server, attempts=3)

@@ -11,7 +11,7 @@ from trapo.text import apply_template, prompt_ids
 from trapo_evals.benchmarks import GROUPS
 from trapo_evals.journal import Journal, question_seed
 from trapo_evals.sampler import Prompts, Sampler, sampling
-from trapo_evals.score import Graded, group_means, score
+from trapo_evals.score import Graded, grade, group_means, score
 from trapo_evals.verdicts import Verdicts, letter_status
 
 
@@ -64,6 +64,19 @@ def test_each_text_is_graded_once():
     assert verdicts.known(r"\boxed{1}", "1") == verdicts.status("math", r"\boxed{1}", "1") == "correct"
     assert verdicts.status("math", r"\boxed{1}", "1", reference=True) == "correct"
     assert grader.asked == [(r"\boxed{1}", "1", False), (r"\boxed{1}", "1", True)]
+
+
+def test_what_the_wall_clock_ended_is_remembered():
+    class Slow(Counting):
+        def submit(self, key, text, gold, quick=True, reference=False):
+            self.answers[key] = Verdict("timeout", wall=text == "late")
+
+    verdicts = Verdicts(Slow())
+    assert [verdicts.status("math", text, "1") for text in ("late", "hard")] == ["timeout", "timeout"]
+    assert verdicts.late("late", "1") and not verdicts.late("hard", "1") and not verdicts.late("late", "2")
+    records = [{"text": text, "tokens": 1, "finish": "stop"} for text in ("late", "hard", "late")]
+    found = grade("world", [("q", "1", records)], verdicts)
+    assert score(found, 0)["ended by the wall clock"] == 2
 
 
 def test_classes_of_equivalent_answers(verdicts):

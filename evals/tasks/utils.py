@@ -23,7 +23,9 @@ def rows(
     check: bool = True,
     **_: object,
 ) -> dict[str, "Dataset"]:
-    """A task's `custom_dataset`: its questions as rows of `id`, `prompt` and `answer`, under the split "test".
+    """A task's `custom_dataset`: its questions as rows under the split "test".
+
+    Columns are `id`, `prompt`, `answer`, and what the first and the last were made of, `problem` and `choices`.
 
     lm-eval passes a task's `dataset_kwargs` and all metadata: the arguments but the first are for
     `lm_eval --metadata '{"data_dir": "..."}'` or `TaskManager(metadata=...)`, and what else is there is not for us.
@@ -38,11 +40,20 @@ def rows(
     """
     from datasets import Dataset
 
-    questions = load(benchmark, data_dir or os.environ.get("TRAPO_DATA_DIR") or None, seed=choice_seed, check=check)
+    questions = load(benchmark, data_folder(data_dir), seed=choice_seed, check=check)
     end = f"\n\n{REQUEST}" if request and BENCHMARKS[benchmark].kind != "world" else ""
     # With choices the prompt itself asks for a letter.
-    docs = [{"id": q.id, "prompt": q.prompt + (not q.choices) * end, "answer": q.answer} for q in questions]
+    docs = [
+        {"id": q.id, "prompt": q.prompt + (not q.choices) * end, "answer": q.answer}
+        | {"problem": q.problem, "choices": list(q.choices)}
+        for q in questions
+    ]
     return {"test": Dataset.from_list(docs)}
+
+
+def data_folder(data_dir: str | None) -> str | None:
+    """Where local files are looked for: `data_dir`, else the environment variable TRAPO_DATA_DIR, else nowhere."""
+    return data_dir or os.environ.get("TRAPO_DATA_DIR") or None
 
 
 def algebra(doc: dict, results: list[list[str]]) -> dict[str, float]:

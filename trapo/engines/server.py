@@ -181,6 +181,9 @@ class ServerEngine:
         plain = self._plain
         try:
             answer = await self._client.post(f"{self.base_url}/completions", json=self._body(request, plain))
+        except httpx.ReadTimeout as error:  # which has no words of its own
+            remedy = "with fewer --slots it may answer each sooner"
+            raise Failed(f"no answer within {self._timeout:g} s, {remedy}") from error
         except httpx.TransportError as error:
             raise Failed(_said(error)) from error
         if answer.status_code in FOR_NOW or answer.status_code >= 500:
