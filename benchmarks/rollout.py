@@ -21,8 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, ContinuousBatching
 from trapo.engines.base import Request, generate
 from trapo.engines.torch_engine import TorchEngine
 from trapo.grading import Grader
-from trapo.guidance import PRESETS, Trace, no_guidance
+from trapo.guidance import Trace, no_guidance
 from trapo.judge import GraderJudge
+from trapo.presets import PRESETS
 from trapo.rollout import SCHEDULES, Group, Rollout
 from trapo_toy import world
 from trapo_toy.world.wide import widen_heads

@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from trapo.engines.base import Sample
-from trapo.guidance import PRESETS, Trace, no_guidance
+from trapo.guidance import Trace, no_guidance
+from trapo.presets import PRESETS
 from trapo.rollout import SCHEDULES, Group, Rollout
 
 PROMPTS, MEAN, SIGMA, LONGEST = 128, 2000, 0.8, 8192
