@@ -136,6 +136,8 @@ def test_memory_that_is_short(patient, monkeypatch, free, status):
     free = needed * 1.1 if free == "just" else free
     monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
     assert found("memory", patient)[0][0] == status
+    patient.config.stages = ["sft", "rl"]
+    assert found("memory", patient)[0][1].endswith("free (of RL; the SFT stage's is not estimated)")
 
 
 def test_a_disk_that_is_full(patient, monkeypatch):

@@ -162,6 +162,8 @@ def memory(patient: Patient) -> Iterator[Finding]:
     on_gpu = torch.cuda.is_available() and not patient.config.use_cpu
     free = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
     text = f"{peak / 2**30:.3g} GiB of tensors at the peak, {free / 2**30:.3g} GiB free"
+    if "sft" in patient.config.stages:
+        text += " (of RL; the SFT stage's is not estimated)"
     if peak > free:
         remedy = (
             "--lora_r 16, a smaller --max_completion_length, --update_tokens or --rollout_slots, or more GPUs (FSDP)"

@@ -85,6 +85,15 @@ def test_weights_reach_the_server_and_samples_are_the_new_policys(server, wide, 
     drawing.close()
 
 
+def test_the_doctor_pushes_weights_and_finds_them_there(server, wide, tmp_path):
+    command = [sys.executable, "-P", "-m", "trapo_cli.cli", "doctor", "--model", wide, "--max_completion_length", 64]
+    command += ["--engine", "vllm-server", "--vllm_server_base_url", server.url, "--use_cpu", "true"]
+    command += ["--output_dir", tmp_path, "--vllm_server_weights", tmp_path / "weights"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600)
+    (line,) = [line for line in done.stdout.splitlines() if " engine: " in line]
+    assert line.startswith("ok      engine: vllm-server draws with the pushed weights (log-probabilities differ by ")
+
+
 def test_weights_of_another_shape_are_named(server, tmp_path):
     drawing = engine(server, tmp_path)
     with pytest.raises(RuntimeError, match=r"did not take the weights in .*serve a model of this shape"):
