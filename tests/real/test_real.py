@@ -127,7 +127,9 @@ def test_a_real_model_is_evaluated_on_real_problems(gguf, tmp_path):
     assert "<|im_start|>user" in done.stdout and "put your final answer within \\boxed{}.<|im_end|>" in done.stdout
     record = json.loads((tmp_path / "e" / "eval.json").read_text())
     result = record["results"]["math500"]
-    assert record["data"]["math500"]["papers' hash"] == "7156baeddb14a114" and record["data"]["math500"]["of"] == 500
+    found = record["data"]["math500"]
+    assert found["hash"] == found["papers' hash"] == "7156baeddb14a114" and found["of"] == 500
+    assert found["source"] == str(data / "math500.parquet")
     assert result["questions"] == result["samples"] == 2 and result["tokens"]["total"] <= 4 * 48
     texts = [line["text"] for line in lines(tmp_path / "e" / "samples.jsonl")]
     assert len(set(texts)) == 4 and all(text.isprintable() or "\n" in text for text in texts)
