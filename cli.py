@@ -337,7 +337,7 @@ def sweep(
         points = sweeps.points(grids, range(seed, seed + seeds))
         folder = out or Path("sweeps") / "-".join(grid.replace("=", "_").replace(",", "_") for grid in grids)
         named, _ = parse_names(common)
-        same = named.data == "world" and not any(grid.startswith(("model=", "data=")) for grid in grids)
+        same = named.data in (None, "world") and not any(grid.startswith(("model=", "data=")) for grid in grids)
         base = named.model if same else None  # elsewhere it would be asked other questions than the runs
         what = sweeps.Sweep(points, tuple(common), bench, samples, folder, grids, base)
         for point in points:
@@ -423,9 +423,10 @@ def command_line() -> str:
 
 
 def settings_of_flags(flags: list[str]):
-    """The configuration that `trapo train FLAGS` trains with; ValueError as there."""
+    """The configuration that `trapo train FLAGS` trains with; ValueError as there. Rows need not be named."""
     named, rest = parse_names(flags)
-    return resolve(named.recipe, named.model, named.data, named.config, [*rest, "--output_dir", "runs/none"])
+    data = named.data or ("world" if named.model == "world" else "")
+    return resolve(named.recipe, named.model, data, named.config, ["--output_dir", "runs/none", *rest])
 
 
 def parse_names(flags: list[str]):
@@ -433,7 +434,7 @@ def parse_names(flags: list[str]):
     import argparse
 
     parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False, add_help=False)
-    for name, default in (("recipe", "trapo"), ("model", "world"), ("data", "world"), ("eval_data", None)):
+    for name, default in (("recipe", "trapo"), ("model", "world"), ("data", None), ("eval_data", None)):
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", default=default)
     parser.add_argument("--config", type=Path)
     try:

@@ -43,6 +43,25 @@ def test_the_default_training_is_well_here():
     assert lines[-1] == "All is well."
 
 
+def test_a_model_of_ones_own_is_not_examined_with_the_worlds_settings(tmp_path):
+    """Of which the completion of 136 tokens would fit, and the whole 8,192 do not; --data need not be given."""
+    shutil.copytree(BASE, tmp_path / "model")
+    flags = ["--model", str(tmp_path / "model"), "--output_dir", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, ["doctor", *flags])
+    assert result.exit_code == 1
+    assert "error   model: max_completion_length 8192 leaves no room" in result.output
+    assert "1 prompts x 8 samples per rollout" in result.output
+    assert CliRunner().invoke(app, ["doctor", *flags, "--data", "world"]).exit_code == 0
+
+
+def test_the_disk_is_that_of_the_output_folder(tmp_path, monkeypatch):
+    asked = []
+    usage = namedtuple("Usage", "free")(1 << 50)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: asked.append(path) or usage)
+    CliRunner().invoke(app, ["doctor", "--output_dir", str(tmp_path / "deep" / "run")])
+    assert asked == [tmp_path]
+
+
 def test_a_model_that_cannot_be_had_is_one_error(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     result = CliRunner().invoke(app, ["doctor", "--model", "nobody/nothing-7b", "--output_dir", str(tmp_path)])
