@@ -97,6 +97,8 @@ def learning_curves(groups: Sequence[Group]) -> Drawn:
                 if len(groups) <= BANDED:
                     ax.fill_between(found.index, found["min"], found["max"], color=group.color, alpha=0.15, linewidth=0)
         ax.set(title="held-out accuracy" if main else "on the other sets (mean)")
+    for ax in axes.flat:
+        ax.xaxis.get_major_locator().set_params(integer=True)
     for ax in axes[1]:
         ax.set(xlabel="step")
     legend(fig, groups)

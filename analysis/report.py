@@ -120,17 +120,18 @@ def _result(group: Group) -> dict[str, Any]:
 
 
 def _bases(together: Sequence[Group]) -> list[dict[str, Any]]:
-    """What the models before training reach, one row per model."""
-    models: dict[str, list[Run]] = {}
+    """What the models before training reach, one row per model: of each seed once, for the same seed draws the same."""
+    models: dict[str, dict[int | None, Run]] = {}
     for group in together:
         for run in group.runs:
-            models.setdefault(str(run.record.get("model")), []).append(run)
+            if run.finished:
+                models.setdefault(str(run.record.get("model")), {}).setdefault(run.seed, run)
 
     def row(label: str, found: dict[str, Score]) -> dict[str, Any]:
         sets = {name: {"mean": s.before, "low": s.before_low, "high": s.before_high} for name, s in found.items()}
         return {"label": label, "sets": sets}
 
-    found = {model: scores(Group(model, tuple(runs), "")) for model, runs in models.items()}
+    found = {model: scores(Group(model, tuple(runs.values()), "")) for model, runs in models.items()}
     return [row("base model" if len(models) == 1 else f"base {model}", sets) for model, sets in found.items() if sets]
 
 
@@ -272,8 +273,8 @@ def _lines(run: Run, name: str) -> Iterator[dict[str, Any]]:
 
 
 def _shades(values: Sequence[float] | None) -> str:
-    """Probabilities or weights as one digit each; weights above 1 count as 1."""
-    return "".join(str(min(int(min(max(x, 0.0), 1.0) * LEVELS), LEVELS - 1)) for x in values or ())
+    """Probabilities or weights as one digit each; weights above 1 count as 1, and NaN, of a run that failed, as 0."""
+    return "".join(str(min(int(max(min(x, 1.0), 0.0) * LEVELS), LEVELS - 1)) if x == x else "0" for x in values or ())
 
 
 def _words(run: Run, ids: set[int]) -> dict[int, str]:

@@ -126,6 +126,9 @@ def test_folders_that_are_not_whole(sweep, tmp_path):
     write(old / "metrics.jsonl", [{"stage": "rl", "step": 1, "entropy": 0.1}])
     (old / "run.json").write_text(json.dumps({"recipe": "trapo"}))
     (old / "rollouts.jsonl").unlink()
+    rollouts = (begun / "rollouts.jsonl").read_text()
+    (begun / "rollouts.jsonl").write_text(rollouts.replace("-9.0", "NaN"))  # its loss was no number any more
+    before = {"reward": 0.1, "samples": 100}
     runs = find([sweep])
     with pytest.warns(UserWarning, match="torn last line 2 was dropped"):
         table = steps(runs)
@@ -133,7 +136,13 @@ def test_folders_that_are_not_whole(sweep, tmp_path):
     assert len(results(runs)) == 7 and runs[-1].seed is None and runs[-1].alpha is None
     with pytest.warns(UserWarning, match="torn"):
         made = report.make([sweep], tmp_path / "r.html", "trapo report sweep")
-    assert len(page_of(made)["settings"]["runs"]) == 8
+    page = page_of(made)
+    assert len(page["settings"]["runs"]) == 8
+    nan = page["rollouts"]["runs"].index("begun")
+    columns = page["rollouts"]["columns"]
+    assert {p for run, p in zip(columns["run"], columns["own p"], strict=True) if run == nan} == {"950"}
+    # The same seed draws the same before training: the base's interval is that of as many seeds as there are.
+    assert page["bases"][0]["sets"]["test"]["low"] == pytest.approx(scores.interval([before] * 2)[1], abs=1e-6)
 
 
 def test_groups_are_what_differs_besides_the_seed(sweep, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 from transformers import PrinterCallback, ProgressCallback
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations import TensorBoardCallback, TrackioCallback
 from transformers.utils import logging as transformers_logging
 
 from .config import TRAPOConfig
@@ -38,6 +38,7 @@ def train(job: Job, config: TRAPOConfig, *, resume: bool = False, console: Conso
     console = console or Console(highlight=False)
     transformers_logging.disable_progress_bar()
     folder = RunFolder(config.output_dir)
+    config.run_name = config.run_name or folder.path.name  # what trackers call it
     point = _resume_point(folder, config) if resume else folder.check_free()
     over = point is not None and point != folder.sft and folder.stage_is_over(point)  # killed before what comes after
     start = folder.sft if folder.sft.exists() else job.model_path
@@ -75,6 +76,9 @@ def train(job: Job, config: TRAPOConfig, *, resume: bool = False, console: Conso
         _run(trainer, point if point != folder.sft else None, over)
         _evaluate(trainer, job, "rl", trainer.state.global_step)
     trainer.recorder.save_model(folder.final, card=True)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TrackioCallback):
+            callback.on_train_end(trainer.args, trainer.state, trainer.control, model=trainer.model)
     if main:
         print_summary(folder, console)
     return folder
@@ -85,7 +89,15 @@ def _run(trainer: TRAPOTrainer | SFTStage, checkpoint: Path | None, over: bool) 
     if over:
         trainer.state.global_step = json.loads((checkpoint / MARKER).read_text())["step"]
     else:
+        _open_trackio(trainer)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+
+
+def _open_trackio(trainer: TRAPOTrainer | SFTStage) -> None:
+    """Open trackio's run where it is not: TRL's timers write to it, also while we evaluate outside of training."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TrackioCallback) and callback._trackio.context_vars.current_run.get() is None:
+            callback.setup(trainer.args, trainer.state, trainer.model)
 
 
 def _trainer(job: Job, config: TRAPOConfig, start: str | Path, checkpoint: Path | None = None) -> TRAPOTrainer:
@@ -133,6 +145,7 @@ def _evaluate(trainer: TRAPOTrainer, job: Job, stage: str, step: int) -> None:
     trainer.accelerator.wait_for_everyone()  # before the first process appends to what the others are reading
     if missing:
         trainer.recorder.at = (stage, step)
+        _open_trackio(trainer)
         trainer.evaluate(missing)
         trainer.recorder.at = None
 

@@ -58,6 +58,12 @@ def test_the_page_follows_the_system_and_its_button(page):
     assert colors(page) == (dark if page.theme == "dark" else light)
     page.click("#theme")
     assert colors(page) == (light if page.theme == "dark" else dark)
+    line = "document.querySelector('.plot').data[1].line.color"
+    back = "document.querySelector('.plot').layout.paper_bgcolor"
+    seen = {(page.evaluate(back), page.evaluate(line))}
+    page.click("#theme")
+    seen.add((page.evaluate(back), page.evaluate(line)))
+    assert seen == {("#ffffff", "#0072B2"), ("#0f1216", "#59a3cd")}  # a third lighter where the page is dark
     assert page.locator("h2").all_inner_texts() == [
         "Results",
         "Curves",
@@ -71,7 +77,11 @@ def test_the_page_follows_the_system_and_its_button(page):
 def test_tables_show_intervals_and_differences(page):
     text = page.locator("#results").inner_text()
     assert "alpha 0.1" in text and "0.410 (" in text and "0.500 (" in text and "base model" in text
-    assert "Differences to alpha 0.1, paired by seed" in text
+    assert "0.410 (0.319 to 0.508)" in text and "0.100 (0.055 to 0.174)" in text  # the base's has an interval too
+    assert "Differences to alpha 0.1, paired by seed" in text and "+0.090 (no error: one pair, or equal ones)" in text
+    for head in page.locator("#results thead, #ledger thead").all_inner_texts():
+        assert "forgetting" in head
+    assert "-0.100" in page.locator("#results tbody tr").nth(0).inner_text()  # facts from .9 to .8
     marked = page.locator("#settings tr.differs td:first-child").all_inner_texts()
     assert marked == ["alpha", "seed", "output_dir"]
     assert "alpha 1" in page.locator("#ledger").inner_text()
@@ -84,12 +94,12 @@ def visible(page):
 
 def test_methods_can_be_switched_off_in_all_curves(page):
     before = visible(page)
-    assert len(before) == 7 and all(set(groups) == {"alpha 0.1", "alpha 1"} for groups in before)
+    assert len(before) == 8 and all(set(groups) == {"alpha 0.1", "alpha 1"} for groups in before)
     page.uncheck("input[data-method='alpha 1']")
     assert all(set(groups) == {"alpha 0.1"} for groups in visible(page))
     page.check("input[data-method='alpha 1']")
     assert visible(page) == before
-    boxes = [page.locator(".plot").nth(i).bounding_box() for i in range(7)]
+    boxes = [page.locator(".plot").nth(i).bounding_box() for i in range(8)]
     plots = [page.locator(".plot .main-svg").nth(i).bounding_box() for i in range(2)]
     assert all(plot["width"] <= boxes[0]["width"] + 1 for plot in plots)  # none is larger than its place
 
@@ -160,3 +170,11 @@ def test_the_same_prompt_elsewhere_is_a_click_away(page):
     before = page.inner_text("#detail h3 >> nth=0")
     page.click("#detail .same button >> nth=0")
     assert page.inner_text("#detail h3 >> nth=0") != before
+
+
+def test_nothing_is_wider_than_a_phone(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.locator("#by-prompt").scroll_into_view_if_needed()
+    box = page.locator("#by-prompt").bounding_box()
+    assert box["x"] + box["width"] <= 370
