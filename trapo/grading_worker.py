@@ -13,7 +13,7 @@ from .answers import normalise, split_base, split_unit
 from .reference_grading import reference_correct
 
 PERCENT = "\\%"
-CLOSE = 1e-6  # numbers further apart than this share of the larger one are not equal
+CLOSE = 1e-5  # numbers further apart than this share of the larger one are not equal; 0.333333 is a third
 
 
 def equivalent(answer: str, gold: str) -> bool:
