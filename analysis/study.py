@@ -143,8 +143,9 @@ class Study:
 
     def tuned_recipes(self, parts: list[str] | None = None) -> list[str]:
         """The recipes whose rates these parts need, SFT first: SFT-then-RL takes its rate for the first stage."""
-        names = {cell.rates for cell in self.cells.values() if parts is None or cell.part in parts}
-        return ["sft", *sorted(names - {"sft"})]
+        cells = self.cells.values()
+        names = {cell.rates for cell in cells if parts is None or cell.part in parts or cell.rates == "sft"}
+        return sorted(names, key=lambda name: (name != "sft", name))
 
     def field(self, recipe: str) -> str:
         """The learning rate that is tuned for a recipe: of its last stage."""
@@ -313,7 +314,7 @@ class Study:
         final = self._final(cell, seed)
         if len(row) and final.exists() and weights_hash(final) != row.iloc[0].weights_sha256:
             raise ValueError(f"{final}: its bits are not those of {cell.name} on {cell.base}-{seed} in "
-                             f"{self.results}/runs.csv: begin one of your own, --results DIR")  # fmt: skip
+                             f"{self.results}/runs.csv: --results DIR begins another study")  # fmt: skip
 
     # ---------------------------------------------------------------- tables
 
@@ -354,7 +355,7 @@ class Study:
                 if recorded.get(folder.parent.name, made["weights_sha256"]) != made["weights_sha256"]:
                     raise ValueError(
                         f"{folder.parent}: this machine makes {folder.parent.name} with other bits than the one of "
-                        f"{self.results}/bases.csv, and runs are paired by base: begin one of your own, --results DIR"
+                        f"{self.results}/bases.csv, and runs are paired by base: --results DIR begins another study"
                     )
                 command = f"python -m trapo_toy.world.make --seed {seed} {flags}".strip()
                 rows.append({"base": f"{kind}-{seed}", "command": command} | made["tune_accuracy"]

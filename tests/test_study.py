@@ -119,7 +119,7 @@ def test_a_base_of_other_bits_is_refused(study):
     study.collect_bases()  # the same again
     before = (study.results / "bases.csv").read_bytes()
     (folder / "made.json").write_text(json.dumps(made | {"weights_sha256": "b" * 64}))
-    with pytest.raises(ValueError, match=r"some-1: this machine makes some-1 with other bits .*, --results DIR"):
+    with pytest.raises(ValueError, match=r"some-1: this machine makes some-1 with other bits .*: --results DIR"):
         study.collect_bases()
     assert (study.results / "bases.csv").read_bytes() == before
 
