@@ -12,9 +12,6 @@ figures and tables from these files alone.
 """
 
 import argparse
-import csv
-import hashlib
-import io
 import json
 import os
 import shlex
@@ -30,23 +27,13 @@ import yaml
 from rich.console import Console
 
 from trapo.recipe import load_recipe
-from trapo.run import RunFolder, write_whole
-from trapo_evals.folder import EvalFolder
+from trapo.run import RunFolder
 
 from . import sweep as sweeps
-from .runs import Run, cost
+from .runs import Run
+from .study_tables import Tables, curve_rows, pass_rows, run_row, weights_hash
 
 FIELDS = ("learning_rate", "sft_learning_rate")
-CURVES = {
-    "reward/plain": "reward_plain",
-    "reward/guided": "reward_guided",
-    "guided/micro_group_1": "guided_1",
-    "guided/micro_group_3": "guided_3",
-    "expert/p": "expert_p",
-    "entropy": "entropy",
-    "length/own": "length",
-}
-BIN = 10  # steps of a row of curves.csv
 
 
 @dataclass(frozen=True)
@@ -88,7 +75,7 @@ class Study:
 
     def __init__(self, path: Path, runs: Path, results: Path):
         self.plan = yaml.safe_load(path.read_text(encoding="utf-8"))
-        self.runs, self.results = runs, results
+        self.runs, self.results, self.tables = runs, results, Tables(results)
         self.cells: dict[str, Cell] = {}
         for part, cells in self.plan["parts"].items():
             for name, fields in cells.items():
@@ -210,7 +197,7 @@ class Study:
                 last = {record["set"]: record["reward"] for record in folder.records("evals.jsonl")}
                 row = {"cell": cell.name, "base": f"{cell.base}-{seed}"}
                 rows.append(row | last | {"command": self.command(point)})
-        self._add("ideas", rows, ("cell", "base"))
+        self.tables.put("ideas", rows, ("cell", "base"))
         return len(rows) == len(wanted)
 
     # ---------------------------------------------------------------- cells
@@ -320,24 +307,7 @@ class Study:
 
     def table(self, name: str) -> pd.DataFrame:
         """A table of the study; empty where it is not there yet."""
-        path = self.results / f"{name}.csv"
-        return pd.read_csv(path, keep_default_na=True) if path.exists() else pd.DataFrame()
-
-    def _add(self, name: str, rows: list[dict[str, Any]], keys: tuple[str, ...], order: Any = None) -> None:
-        """Put rows into a table, in place of those with the same keys."""
-        before = self.table(name).to_dict("records")
-        new = {tuple(str(row[key]) for key in keys) for row in rows}
-        kept = [row for row in before if tuple(str(row[key]) for key in keys) not in new]
-        merged = sorted([*kept, *rows], key=order or (lambda row: [str(row[key]) for key in keys]))
-        if not merged:
-            return
-        columns = list(dict.fromkeys(column for row in merged for column in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: "" if v != v or v is None else v for k, v in row.items()} for row in merged)
-        self.results.mkdir(parents=True, exist_ok=True)
-        write_whole(self.results / f"{name}.csv", text.getvalue())
+        return self.tables.read(name)
 
     def collect_bases(self) -> None:
         """bases.csv from the bases that are there.
@@ -360,7 +330,7 @@ class Study:
                 command = f"python -m trapo_toy.world.make --seed {seed} {flags}".strip()
                 rows.append({"base": f"{kind}-{seed}", "command": command} | made["tune_accuracy"]
                             | {"parameters": made["parameters"], "weights_sha256": made["weights_sha256"]})  # fmt: skip
-        self._add("bases", rows, ("base",))
+        self.tables.put("bases", rows, ("base",))
 
     def collect_trials(self) -> None:
         """tuning.csv from the trials that are done."""
@@ -374,7 +344,9 @@ class Study:
                     rows.append({"recipe": recipe, "phase": phase, "field": self.field(recipe), "rate": rate}
                                 | {"tune": last["reward"], "samples": last["samples"]}
                                 | {"command": self.command(point)})  # fmt: skip
-        self._add("tuning", rows, ("recipe", "phase", "rate"), lambda r: (r["recipe"], r["phase"] == "full", r["rate"]))
+        self.tables.put(
+            "tuning", rows, ("recipe", "phase", "rate"), lambda r: (r["recipe"], r["phase"] == "full", r["rate"])
+        )
 
     def collect_runs(self) -> None:
         """runs.csv and curves.csv from the runs that are done."""
@@ -385,48 +357,25 @@ class Study:
             if not folder.final.exists():
                 continue
             run = Run(point.name, folder, folder.record())
-            rows.append(self._row(cell, seed, point, run))
-            curves += _curve(cell.name, f"{cell.base}-{seed}", folder)
+            about = {"part": cell.part, "cell": cell.name, "recipe": cell.recipe, "data": cell.data}
+            about |= {"base": f"{cell.base}-{seed}", "seed": seed, "command": self.command(point)}
+            rows.append(run_row(about, run))
+            curves += curve_rows(cell.name, f"{cell.base}-{seed}", folder)
         position = {name: i for i, name in enumerate(self.cells)}
 
         def order(row: dict[str, Any]) -> tuple:
             return position.get(row["cell"], len(position)), row["cell"], row["base"], row.get("step", 0)
 
-        self._add("curves", curves, ("cell", "base", "step"), order)
-        self._add("runs", rows, ("cell", "base"), order)
-
-    def _row(self, cell: Cell, seed: int, point: sweeps.Point, run: Run) -> dict[str, Any]:
-        config, records = run.record["config"], run.folder.records("evals.jsonl")
-        row = {"part": cell.part, "cell": cell.name, "recipe": cell.recipe, "alpha": run.alpha}
-        row |= {"base": f"{cell.base}-{seed}", "seed": seed, "data": cell.data}
-        row |= {"learning_rate": config["learning_rate"] if "rl" in config["stages"] else None}
-        row |= {"sft_learning_rate": config["sft_learning_rate"] if "sft" in config["stages"] else None}
-        for name in dict.fromkeys(record["set"] for record in records):
-            mine = [record for record in records if record["set"] == name]
-            row |= {
-                f"{name}_before": mine[0]["reward"],
-                name: mine[-1]["reward"],
-                f"{name}_samples": mine[-1]["samples"],
-            }
-        row |= {key.replace(" ", "_"): round(value, 1) for key, value in cost(run).items()}
-        row |= {"command": self.command(point), "weights_sha256": weights_hash(run.folder.final)}
-        return row
+        self.tables.put("curves", curves, ("cell", "base", "step"), order)
+        self.tables.put("runs", rows, ("cell", "base"), order)
 
     def collect_pass_at_k(self) -> None:
         """pass_at_k.csv from the evaluations that are done."""
         rows = []
         for folder in (self.runs / "pass-at-k").glob("*,base=*/eval"):
             name, _, seed = folder.parent.name.partition(",base=")
-            try:
-                record = EvalFolder(folder).finished()
-            except ValueError:
-                record = None
-            for result in (record or {"results": {}})["results"].values():
-                curve = result["pass@k"]
-                rows += [{"cell": name, "base": f"some-{seed}", "k": k, "pass": round(value, 5)}
-                         | {"questions": result["questions"], "samples": result["samples"]}
-                         for k, value in zip(curve["ks"], curve["value"], strict=True)]  # fmt: skip
-        self._add("pass_at_k", rows, ("cell", "base", "k"), lambda row: (row["cell"], row["base"], int(row["k"])))
+            rows += pass_rows(name, f"some-{seed}", folder)
+        self.tables.put("pass_at_k", rows, ("cell", "base", "k"), lambda row: (row["cell"], row["base"], int(row["k"])))
 
     # ---------------------------------------------------------------- the plan
 
@@ -448,22 +397,6 @@ class Study:
         console.print(f"{len(self.needed_bases())} bases to make (about 3 minutes each); {done} of {trials} trials of "
                       f"learning rates done; {len(missing)} runs to do: {total / 3600:.1f} hours of one core",
                       soft_wrap=True)  # fmt: skip
-
-
-def weights_hash(final: Path) -> str:
-    """SHA-256 of a run's weights."""
-    return hashlib.sha256((final / "model.safetensors").read_bytes()).hexdigest()
-
-
-def _curve(cell: str, base: str, folder: RunFolder) -> list[dict[str, Any]]:
-    """A run's RL stage in bins of `BIN` steps; a row is named by its last step."""
-    table = pd.DataFrame(folder.records("metrics.jsonl"))
-    table = table[table.stage == "rl"]
-    if not len(table):
-        return []
-    bins = (table.step + BIN - 1) // BIN * BIN
-    means = table.reindex(columns=list(CURVES)).groupby(bins).mean().rename(columns=CURVES).round(4)
-    return [{"cell": cell, "base": base, "step": int(step)} | row.to_dict() for step, row in means.iterrows()]
 
 
 def study_of(options: argparse.Namespace) -> Study:

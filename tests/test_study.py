@@ -57,12 +57,12 @@ def test_questions_are_about_cells_of_the_study(study):
 
 def test_the_best_full_trial_is_chosen_and_a_tie_goes_to_the_lower_rate(study):
     screened = [(1.5e-4, 0.1), (3e-4, 0.3), (6e-4, 0.2)]
-    study._add("tuning", [trial("grpo", "screen", *found) for found in screened], ("recipe", "phase", "rate"))
+    study.tables.put("tuning", [trial("grpo", "screen", *found) for found in screened], ("recipe", "phase", "rate"))
     assert [rate for recipe, rate in study.trials("full") if recipe == "grpo"] == [3e-4, 6e-4]
     assert "grpo" not in study.chosen()
-    study._add("tuning", [trial("grpo", "full", 6e-4, 0.4)], ("recipe", "phase", "rate"))
+    study.tables.put("tuning", [trial("grpo", "full", 6e-4, 0.4)], ("recipe", "phase", "rate"))
     assert "grpo" not in study.chosen()  # of two trials one is missing
-    study._add("tuning", [trial("grpo", "full", 3e-4, 0.4)], ("recipe", "phase", "rate"))
+    study.tables.put("tuning", [trial("grpo", "full", 3e-4, 0.4)], ("recipe", "phase", "rate"))
     assert study.chosen() == {"grpo": 3e-4}
     assert study.rate_flags("grpo") == ["--learning_rate", "0.0003"]
 
@@ -71,12 +71,12 @@ def test_a_row_stands_for_its_run_until_its_command_changes(study):
     cell = study.cells["grpo"]
     everything = len(study.missing())
     row = {"cell": "grpo", "base": "some-3", "command": study.command(study.point(cell, 3)), "test": 0.25}
-    study._add("runs", [row], ("cell", "base"))
+    study.tables.put("runs", [row], ("cell", "base"))
     assert len(study.missing()) == everything - 1 and (cell, 3) not in study.missing()
-    study._add("runs", [row | {"test": 0.5}], ("cell", "base"))  # in place of the other
+    study.tables.put("runs", [row | {"test": 0.5}], ("cell", "base"))  # in place of the other
     assert study.table("runs").test.tolist() == [0.5]
-    study._add("tuning", [trial("grpo", phase, rate, 0.1) for phase in ("screen", "full") for rate in (3e-4, 6e-4)],
-               ("recipe", "phase", "rate"))  # fmt: skip
+    trials = [trial("grpo", phase, rate, 0.1) for phase in ("screen", "full") for rate in (3e-4, 6e-4)]
+    study.tables.put("tuning", trials, ("recipe", "phase", "rate"))
     assert (cell, 3) in study.missing()  # its learning rate is another now
 
 
@@ -159,7 +159,7 @@ def results_of(study, accuracies):
     """Results over hand-made rows: cell -> accuracies on bases 1, 2, ..."""
     rows = [{"cell": cell, "base": f"some-{i}", "seed": i, "test": value, "recipe": "trapo", "command": "x"}
             for cell, values in accuracies.items() for i, value in enumerate(values, 1)]  # fmt: skip
-    study._add("runs", rows, ("cell", "base"))
+    study.tables.put("runs", rows, ("cell", "base"))
     return study_page.Results(study)
 
 

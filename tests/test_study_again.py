@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from trapo_analysis.study import Study, weights_hash
+from trapo_analysis.study import Study
+from trapo_analysis.study_tables import weights_hash
 
 ROOT = Path(__file__).parent.parent
 TRAPO = [sys.executable, "-P", "-c", "from trapo_cli.cli import app; app(prog_name='trapo')"]
