@@ -1,12 +1,14 @@
 """Verdicts on an evaluation's samples: each text is graded once, in worker processes, while others are being drawn."""
 
 import atexit
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 
 from trapo.answers import boxed_answer, normalise
 from trapo.grading import Grader
 
+_CHOICE = re.compile(r"(?:\\text\{)?\(?([A-J])\}?[).:]+\s+\S.*", re.DOTALL)
 Key = tuple[bool, str, str]  # the papers' grading?, text, gold
 
 
@@ -113,12 +115,19 @@ def shared() -> Verdicts:
 def letter_status(text: str, gold: str) -> str:
     r"""Grade a text by the letter in its last \boxed{}: "correct", "wrong" or "no_box".
 
-    Never by algebra: that would read e, a wrong answer to a question whose gold is E, as a number.
+    A choice's text may stand behind its letter: "B. Photosynthesis". Never by algebra: that would read e, a wrong answer
+    to a question whose gold is E, as a number.
     """
     answer = _answer(text)
     if answer is None:
         return "no_box"
-    return "correct" if answer == gold else "wrong"
+    return "correct" if _letter(answer) == _letter(gold) else "wrong"
+
+
+def _letter(answer: str) -> str:
+    """The letter of a choice that its text follows; anything else as it is."""
+    found = _CHOICE.fullmatch(answer)
+    return found[1] if found else answer
 
 
 def _answer(text: str) -> str | None:
