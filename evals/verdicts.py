@@ -115,8 +115,8 @@ def shared() -> Verdicts:
 def letter_status(text: str, gold: str) -> str:
     r"""Grade a text by the letter in its last \boxed{}: "correct", "wrong" or "no_box".
 
-    A choice's text may stand behind its letter: "B. Photosynthesis". Never by algebra: that would read e, a wrong answer
-    to a question whose gold is E, as a number.
+    A choice's text may stand behind its letter: "B. Photosynthesis". Never by algebra: that would read e, a wrong
+    answer to a question whose gold is E, as a number.
     """
     answer = _answer(text)
     if answer is None:
