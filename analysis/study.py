@@ -272,33 +272,31 @@ class Study:
             sweeps.run(what, console, jobs)
 
     def _pass_at_k(self, console: Console, jobs: int) -> None:
-        """Evaluate many samples of the chosen cells' models and of their bases; models that are gone are made again."""
+        """Evaluate many samples of the bases and, cell by cell, of models; those that are gone are made again."""
         wanted, done = self.plan["pass_at_k"], self.table("pass_at_k")
         done = set(zip(done.cell, done.base, strict=True)) if len(done) else set()
-        pairs = [(self.cells[name], seed) for seed in self.plan["bases"]["seeds"] for name in wanted["cells"]
-                 if (name, f"some-{seed}") not in done]  # fmt: skip
-        self.make_bases([("some", seed) for _, seed in pairs], jobs)
-        gone = [self.point(*pair) for pair in pairs if not self._final(*pair).exists()]
-        self._sweep("confirm", gone, console, jobs)
-        models = {f"base,base={seed}": self.base("some", seed) for seed in self.plan["bases"]["seeds"]
-                  if ("base", f"some-{seed}") not in done}  # fmt: skip
-        for cell, seed in pairs:
-            self._check_again(cell, seed)
-            models[f"{cell.name},base={seed}"] = self._final(cell, seed)
-        points = [sweeps.Point(name, model=str(folder)) for name, folder in models.items() if folder.exists()]
         flags = ("--limit", str(wanted["limit"]))
-        self._sweep("pass-at-k", points, console, jobs, bench=wanted["bench"], samples=wanted["samples"],
-                    eval_flags=flags)  # fmt: skip
-        self.collect_pass_at_k()
+        for name in ("base", *wanted["cells"]):
+            seeds = [seed for seed in self.plan["bases"]["seeds"] if (name, f"some-{seed}") not in done]
+            self.make_bases([("some", seed) for seed in seeds], jobs)
+            models = {seed: self.base("some", seed) for seed in seeds}
+            if name != "base":
+                cell = self.cells[name]
+                models = {seed: RunFolder(self.runs / "confirm" / self.point(cell, seed).name).final for seed in seeds}
+                gone = [self.point(cell, seed) for seed, final in models.items() if not final.exists()]
+                self._sweep("confirm", gone, console, jobs)
+                for seed, final in models.items():
+                    self._check_again(cell, seed, final)
+            points = [sweeps.Point(f"{name},base={seed}", model=str(folder)) for seed, folder in models.items()
+                      if folder.exists()]  # fmt: skip
+            self._sweep("pass-at-k", points, console, jobs, bench=wanted["bench"], samples=wanted["samples"],
+                        eval_flags=flags)  # fmt: skip
+            self.collect_pass_at_k()
 
-    def _final(self, cell: Cell, seed: int) -> Path:
-        return RunFolder(self.runs / "confirm" / self.point(cell, seed).name).final
-
-    def _check_again(self, cell: Cell, seed: int) -> None:
+    def _check_again(self, cell: Cell, seed: int, final: Path) -> None:
         """ValueError where a model is not the one of its row."""
         table = self.table("runs")
         row = table[(table.cell == cell.name) & (table.base == f"{cell.base}-{seed}")]
-        final = self._final(cell, seed)
         if len(row) and final.exists() and weights_hash(final) != row.iloc[0].weights_sha256:
             raise ValueError(f"{final}: its bits are not those of {cell.name} on {cell.base}-{seed} in "
                              f"{self.results}/runs.csv: --results DIR begins another study")  # fmt: skip
