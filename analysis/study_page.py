@@ -57,20 +57,16 @@ class Results:
 
     def answers(self, pairs: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
         """For each pair of cells that are there: a - b with interval, p, p after Holm, and what it says."""
-        rows = []
-        for a, b in pairs:
-            gap = self.differences(a, b) if {a, b} <= set(self.cells) else np.array([])
-            if len(gap) < 2:
-                continue
-            mean, low, high = mean_interval(gap)
-            found = compare(gap, np.zeros_like(gap), seed=0)
-            rows.append({"a": a, "b": b, "bases": len(gap), "difference": mean, "low": low, "high": high, "p": found.p}
-                        | {"above": found.wins, "detectable": found.detectable})  # fmt: skip
-        for row, p in zip(rows, holm([row["p"] for row in rows]) if rows else (), strict=True):
-            row |= {"holm": float(p), "says": "can't tell"}
-            if p < 0.05 and not row["low"] <= 0 <= row["high"]:
-                row["says"] = "above" if row["difference"] > 0 else "below"
-        return rows
+        there = set(self.cells)
+        return _verdicts([(a, b, self.differences(a, b)) for a, b in pairs if {a, b} <= there])
+
+    def sharpening(self) -> list[dict[str, Any]]:
+        """As `answers`, of pass@k at the largest k against the base's: growth, where it is above."""
+        if not len(self.passes):
+            return []
+        last = self.passes[self.passes.k == self.passes.k.max()].pivot(index="base", columns="cell", values="pass")
+        cells = [cell for cell in self.cells if cell in last]
+        return _verdicts([(cell, "base", (last[cell] - last["base"]).dropna().to_numpy()) for cell in cells])
 
     def settings(self, cells: Sequence[str], **more: Any) -> dict[str, Any]:
         """What a figure of these cells says."""
@@ -82,6 +78,23 @@ class Results:
         return {"alpha": alphas, "cells": list(cells), "bases": sorted(set(runs.base)), "data": data,
                 "samples": f"{runs.samples.min():.0f} to {runs.samples.max():.0f}", "learning rates": said,
                 "intervals": "95% over bases"} | more  # fmt: skip
+
+
+def _verdicts(gaps: Sequence[tuple[str, str, np.ndarray]]) -> list[dict[str, Any]]:
+    """What differences (a, b, a - b on each base) say together; those of fewer than two bases are left out."""
+    rows = []
+    for a, b, gap in gaps:
+        if len(gap) < 2:
+            continue
+        mean, low, high = mean_interval(gap)
+        found = compare(gap, np.zeros_like(gap), seed=0)
+        rows.append({"a": a, "b": b, "bases": len(gap), "difference": mean, "low": low, "high": high, "p": found.p}
+                    | {"above": found.wins, "detectable": found.detectable})  # fmt: skip
+    for row, p in zip(rows, holm([row["p"] for row in rows]) if rows else (), strict=True):
+        row |= {"holm": float(p), "says": "can't tell"}
+        if p < 0.05 and not row["low"] <= 0 <= row["high"]:
+            row["says"] = "above" if row["difference"] > 0 else "below"
+    return rows
 
 
 # ---------------------------------------------------------------- figures
@@ -229,9 +242,11 @@ def pass_at_k(results: Results) -> Drawn:
         line = {"color": _color(results, cell), "linestyle": METHOD_DASHES.get(cell, "-")}
         ax.plot(wide.index, found[:, 0], marker="o", label=METHOD_LABELS.get(cell, cell), **line)
         ax.fill_between(wide.index, found[:, 1], found[:, 2], color=line["color"], alpha=0.15, linewidth=0)
+    k, answers = np.array(sorted(set(table.k))), results.study.plan["pass_at_k"]["answers"]
+    ax.plot(k, 1 - (1 - 1 / answers) ** k, ":", color="#444444", label="guesses")
     ax.set(xlabel="k samples", ylabel="pass@k on test problems", ylim=(0, 1.02))
     ax.set_xscale("log", base=2)
-    ax.set_xticks(sorted(set(table.k)), [str(k) for k in sorted(set(table.k))])
+    ax.set_xticks(k, map(str, k))
     ax.minorticks_off()
     ax.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.45, 1.0), fontsize=6.5)
     asked = {"questions": int(table.questions.iloc[0]), "samples of each": int(table["samples"].iloc[0])}
@@ -253,13 +268,15 @@ def cost(results: Results) -> Drawn:
     marks = "os^vDP*Xph<>"
     for ax, (label, x) in zip(axes, views.items(), strict=True):
         for i, cell in enumerate(cells):
-            ax.plot(x[cell], table.test[cell], marks[i % len(marks)], color=_color(results, cell), label=cell)
+            hollow = {"markerfacecolor": "none"} if i // len(marks) % 2 else {}  # cells of one colour may share a mark
+            color = _color(results, cell)
+            ax.plot(x[cell], table.test[cell], marks[i % len(marks)], color=color, label=cell, **hollow)
         ax.set(xlabel=label)
         ax.set_xlim(left=0)
         ax.margins(x=0.1)
         ax.set(ylabel="test accuracy, mean over bases", ylim=(0, 1.02))
     names.axis("off")
-    names.legend(*axes[0].get_legend_handles_labels(), loc="center", fontsize=6)
+    names.legend(*axes[0].get_legend_handles_labels(), loc="center", fontsize=5.5, ncols=2, columnspacing=0.8)
     return fig, results.settings(cells)
 
 
@@ -320,17 +337,32 @@ def accuracy_table(results: Results) -> str:
 
 def question_tables(results: Results) -> str:
     """A table of paired differences for each question that can be answered so far."""
-    parts = []
+    questions = results.study.plan["questions"].items()
+    return "\n\n".join(f"**{question}**\n\n{_answers(rows)}" for question, pairs in questions
+                       if (rows := results.answers(pairs)))  # fmt: skip
+
+
+def pass_table(results: Results) -> str:
+    """pass@k of each cell, and at the largest k against its base."""
+    if not len(results.passes):
+        return "Not drawn yet."
+    table = results.passes.pivot_table(index="cell", columns="k", values=["pass", "base"],
+                                       aggfunc={"pass": "mean", "base": "count"})  # fmt: skip
+    ks, cells = sorted(set(results.passes.k)), [cell for cell in ("base", *results.cells) if cell in table.index]
+    lines = [_row([cell, str(table["base"][ks[-1]][cell]), *(f"{table['pass'][k][cell]:.3f}" for k in ks)])
+             for cell in cells]  # fmt: skip
+    columns = ("cell", "bases", *(f"pass@{k}" for k in ks))
+    means = "\n".join([_row(columns), _row(["---"] * len(columns)), *lines])
+    return f"{means}\n\nAt k = {ks[-1]}, paired by base:\n\n{_answers(results.sharpening())}"
+
+
+def _answers(rows: Sequence[dict[str, Any]]) -> str:
+    """Paired differences as a table."""
     columns = ("a - b", "difference", "95%", "bases above", "p", "p (Holm)", "detectable", "a is")
-    for question, pairs in results.study.plan["questions"].items():
-        if rows := results.answers(pairs):
-            lines = [_answer(row) for row in rows]
-            parts.append("\n".join([f"**{question}**\n", _row(columns), _row(["---"] * len(columns)), *lines]))
-    return "\n\n".join(parts)
+    return "\n".join([_row(columns), _row(["---"] * len(columns)), *map(_answer, rows)])
 
 
 def _answer(row: dict[str, Any]) -> str:
-    """A paired difference as a row."""
     return _row([
         f"{row['a']} - {row['b']}", f"{row['difference']:+.3f}", f"{row['low']:+.3f} to {row['high']:+.3f}",
         f"{row['above']} of {row['bases']}", f"{row['p']:.3f}", f"{row['holm']:.3f}", f"{row['detectable']:.3f}",
@@ -371,6 +403,7 @@ def ideas_table(results: Results) -> str:
 TABLES = {
     "accuracies": accuracy_table,
     "questions": question_tables,
+    "pass@k": pass_table,
     "ideas": ideas_table,
     "tuning": tuning_table,
 }

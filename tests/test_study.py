@@ -185,6 +185,21 @@ def test_an_interval_without_zero_is_not_enough_after_holm(study):
     assert row["low"] > 0 and row["p"] == pytest.approx(1 / 16) and row["says"] == "can't tell"
 
 
+def test_growth_is_pass_at_the_largest_k_against_the_same_base(study):
+    gaps = [0.10, 0.12, 0.08, 0.11, 0.09, 0.13, 0.07, 0.10]
+    rows = [{"cell": cell, "base": f"some-{i}", "k": k, "pass": value}
+            for i, gap in enumerate(gaps, 1)
+            for cell, k, value in (("base", 1, 0.1), ("base", 64, 0.02 * i), ("trapo", 1, 0.4),
+                                   ("trapo", 64, 0.02 * i + gap))]  # fmt: skip
+    study.tables.put("pass_at_k", rows, ("cell", "base", "k"))
+    results = results_of(study, {"trapo": [0.5] * 8})
+    (row,) = results.sharpening()
+    assert (row["a"], row["b"], row["bases"], row["says"]) == ("trapo", "base", 8, "above")
+    assert row["difference"] == pytest.approx(0.1) and row["low"] == pytest.approx(0.1 - 0.0167204, abs=1e-6)
+    assert "| base | 8 | 0.100 | 0.090 |" in study_page.pass_table(results)  # .02 * 4.5
+    assert "| trapo | 8 | 0.400 | 0.190 |" in study_page.pass_table(results)
+
+
 def test_a_page_without_marks_is_not_written(study, tmp_path):
     results = results_of(study, {"trapo": [0.5, 0.6]})
     page = tmp_path / "page.md"
