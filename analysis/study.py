@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 from rich.console import Console
 
@@ -140,7 +139,7 @@ class Study:
 
     def chosen(self) -> dict[str, float]:
         """recipe -> tuned learning rate, as far as the trials are done."""
-        table = self.table("tuning")
+        table = self.tables.read("tuning")
         full = table[table.phase == "full"] if len(table) else table
         found = {}
         for recipe in self.tuned_recipes():
@@ -152,7 +151,7 @@ class Study:
     def trials(self, phase: str) -> list[tuple[str, float]]:
         """(recipe, rate) of a phase, as far as what comes before is known: all rates in the screen, then the best."""
         found = []
-        screen = self.table("tuning")
+        screen = self.tables.read("tuning")
         screen = screen[screen.phase == "screen"] if len(screen) else screen
         for recipe in self.tuned_recipes():
             rates = self.plan["tuning"]["rates"][self.field(recipe)]
@@ -183,7 +182,7 @@ class Study:
 
     def screen_ideas(self, console: Console, jobs: int) -> bool:
         """Try the ideas that were not tried yet; whether all are done."""
-        table = self.table("ideas")
+        table = self.tables.read("ideas")
         done = set(table.command) if len(table) else set()
         pairs = [(cell, seed, self.point(cell, seed)) for cell in self.ideas for seed in self.plan["ideas"]["bases"]]
         wanted = [found for found in pairs if self.command(found[2]) not in done]
@@ -224,7 +223,7 @@ class Study:
 
     def missing(self) -> list[tuple[Cell, int]]:
         """Cells and bases without a row for the command that they have now, in the order in which they are run."""
-        table = self.table("runs")
+        table = self.tables.read("runs")
         done = set(zip(table.cell, table.base, table.command, strict=True)) if len(table) else set()
         return [
             (cell, seed)
@@ -254,7 +253,8 @@ class Study:
 
     def _tune(self, recipes: list[str], console: Console, jobs: int) -> bool:
         """Do the trials of these recipes that have no row; whether their rates are chosen."""
-        done = set(self.table("tuning").command) if len(self.table("tuning")) else set()
+        table = self.tables.read("tuning")
+        done = set(table.command) if len(table) else set()
         # SFT's rate is needed for the trials of SFT-then-RL.
         for phase, names in [(p, r) for r in (recipes[:1], recipes) for p in ("screen", "full")]:
             points = [self.trial_point(phase, *trial) for trial in self.trials(phase) if trial[0] in names]
@@ -273,7 +273,7 @@ class Study:
 
     def _pass_at_k(self, console: Console, jobs: int) -> None:
         """Evaluate many samples of the bases and, cell by cell, of models; those that are gone are made again."""
-        wanted, done = self.plan["pass_at_k"], self.table("pass_at_k")
+        wanted, done = self.plan["pass_at_k"], self.tables.read("pass_at_k")
         done = set(zip(done.cell, done.base, strict=True)) if len(done) else set()
         flags = ("--limit", str(wanted["limit"]))
         for name in ("base", *wanted["cells"]):
@@ -295,17 +295,13 @@ class Study:
 
     def _check_again(self, cell: Cell, seed: int, final: Path) -> None:
         """ValueError where a model is not the one of its row."""
-        table = self.table("runs")
+        table = self.tables.read("runs")
         row = table[(table.cell == cell.name) & (table.base == f"{cell.base}-{seed}")]
         if len(row) and final.exists() and weights_hash(final) != row.iloc[0].weights_sha256:
             raise ValueError(f"{final}: its bits are not those of {cell.name} on {cell.base}-{seed} in "
                              f"{self.results}/runs.csv: --results DIR begins another study")  # fmt: skip
 
     # ---------------------------------------------------------------- tables
-
-    def table(self, name: str) -> pd.DataFrame:
-        """A table of the study; empty where it is not there yet."""
-        return self.tables.read(name)
 
     def collect_bases(self) -> None:
         """bases.csv from the bases that are there.
@@ -314,7 +310,7 @@ class Study:
             ValueError: for a base whose weights are not those of its row, as happens on another kind of processor: what
                 is trained from it can't be paired with what was trained from the recorded one.
         """
-        rows, table = [], self.table("bases")
+        rows, table = [], self.tables.read("bases")
         recorded = dict(zip(table.base, table.weights_sha256, strict=True)) if len(table) else {}
         for kind, flags in self.plan["bases"]["kinds"].items():
             for folder in (self.runs / "bases").glob(f"{kind}-*/made.json"):
@@ -379,7 +375,7 @@ class Study:
 
     def show(self, console: Console) -> None:
         """What there is, what is missing, and how long it takes by the runs that are done."""
-        missing, table = self.missing(), self.table("runs")
+        missing, table = self.missing(), self.tables.read("runs")
         seconds = table.groupby("cell").seconds.mean().to_dict() if len(table) else {}
         usual = sum(seconds.values()) / len(seconds) if seconds else 60.0
         total = 0.0
@@ -391,7 +387,7 @@ class Study:
                           f"{each:4.0f} s each: {self.command(self.point(cell, seeds[0]))}",
                           markup=False, highlight=False, soft_wrap=True)  # fmt: skip
         trials = sum(len(self.plan["tuning"]["rates"][self.field(r)]) + 2 for r in self.tuned_recipes())
-        done = len(self.table("tuning"))
+        done = len(self.tables.read("tuning"))
         console.print(f"{len(self.needed_bases())} bases to make (about 3 minutes each); {done} of {trials} trials of "
                       f"learning rates done; {len(missing)} runs to do: {total / 3600:.1f} hours of one core",
                       soft_wrap=True)  # fmt: skip

@@ -34,10 +34,10 @@ class Results:
     """
 
     def __init__(self, study: Study):
-        self.study, self.runs = study, study.table("runs")
+        self.study, self.runs = study, study.tables.read("runs")
         if not len(self.runs):
             raise ValueError(f"{study.results}/runs.csv has no runs: `make study` makes them")
-        self.curves, self.passes = study.table("curves"), study.table("pass_at_k")
+        self.curves, self.passes = study.tables.read("curves"), study.tables.read("pass_at_k")
 
     @property
     def cells(self) -> list[str]:
@@ -372,7 +372,7 @@ def _answer(row: dict[str, Any]) -> str:
 
 def tuning_table(results: Results) -> str:
     """Every trial of a learning rate."""
-    table, chosen = results.study.table("tuning"), results.study.chosen()
+    table, chosen = results.study.tables.read("tuning"), results.study.chosen()
     lines = []
     for recipe in results.study.tuned_recipes():
         mine = table[table.recipe == recipe] if len(table) else table
@@ -385,7 +385,7 @@ def tuning_table(results: Results) -> str:
 
 def ideas_table(results: Results) -> str:
     """What was tried in search of something better, base by base."""
-    table = results.study.table("ideas")
+    table = results.study.tables.read("ideas")
     if not len(table):
         return "Not screened yet."
     bases = sorted(set(table.base))

@@ -74,7 +74,7 @@ def test_a_row_stands_for_its_run_until_its_command_changes(study):
     study.tables.put("runs", [row], ("cell", "base"))
     assert len(study.missing()) == everything - 1 and (cell, 3) not in study.missing()
     study.tables.put("runs", [row | {"test": 0.5}], ("cell", "base"))  # in place of the other
-    assert study.table("runs").test.tolist() == [0.5]
+    assert study.tables.read("runs").test.tolist() == [0.5]
     trials = [trial("grpo", phase, rate, 0.1) for phase in ("screen", "full") for rate in (3e-4, 6e-4)]
     study.tables.put("tuning", trials, ("recipe", "phase", "rate"))
     assert (cell, 3) in study.missing()  # its learning rate is another now
@@ -98,12 +98,12 @@ def make_run(folder: Path, test: float):
 def test_tables_say_what_the_run_folders_hold(study):
     make_run(study.runs / "confirm" / "trapo,base=1", test=0.5)
     study.collect_runs()
-    (row,) = study.table("runs").to_dict("records")
+    (row,) = study.tables.read("runs").to_dict("records")
     assert (row["cell"], row["base"], row["seed"], row["alpha"]) == ("trapo", "some-1", 1, 0.1)
     assert (row["test_before"], row["test"], row["test_samples"]) == (0.02, 0.5, 800)
     assert (row["samples"], row["drawn_tokens"], row["update_tokens"], row["seconds"]) == (1280, 2000, 200, 10)
     assert row["weights_sha256"].startswith("9a129038")  # printf weights | sha256sum
-    curves = study.table("curves")
+    curves = study.tables.read("curves")
     assert curves.step.tolist() == [10, 20] and curves.reward_plain.tolist() == [0.55, 1.55]
     before = (study.results / "runs.csv").read_bytes()
     study.collect_runs()
@@ -132,7 +132,7 @@ def test_a_trial_that_has_its_row_is_not_made_again(study, monkeypatch):
     study.runs = Path("runs/study")  # as the recorded commands say
     assert study.tuned_recipes(["rate"]) == ["sft", "micro-groups-dft"]
     assert study._tune(["sft", "trapo", "sft-then-rl"], None, 1) and started == []
-    table = study.table("tuning")
+    table = study.tables.read("tuning")
     lost = (table.recipe == "trapo") & (table.phase == "full") & (table.rate == 3e-4)
     table[~lost].to_csv(study.results / "tuning.csv", index=False)
     assert not study._tune(["sft", "trapo"], None, 1)
@@ -246,10 +246,10 @@ def test_the_committed_figures_and_tables_come_from_the_committed_csvs(committed
 
 
 def test_every_committed_run_says_its_command_and_its_seed(committed):
-    runs = committed.table("runs")
+    runs = committed.tables.read("runs")
     for row in runs.itertuples():
         assert f"--seed {row.seed} " in row.command + " " and row.base.endswith(f"-{row.seed}")
         assert f"bases/{row.base}" in row.command and f"--recipe {row.recipe} " in row.command
     assert not runs.duplicated(["cell", "base"]).any() and runs.weights_sha256.str.len().eq(64).all()
-    bases = committed.table("bases")
+    bases = committed.tables.read("bases")
     assert set(runs.base) <= set(bases.base) and not pd.isna(bases.weights_sha256).any()
