@@ -107,9 +107,9 @@ class Study:
         return [pair for pair in dict.fromkeys(wanted) if not (self.base(*pair) / "made.json").exists()]
 
     def make_bases(self, wanted: list[tuple[str, int]], jobs: int) -> None:
-        """Make those of the bases that are not there."""
+        """Make those of the bases that are not there, each once however often it is wanted."""
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(lambda pair: self.make_base(*pair), wanted))
+            list(pool.map(lambda pair: self.make_base(*pair), dict.fromkeys(wanted)))
         self.collect_bases()
 
     def make_base(self, kind: str, seed: int) -> None:

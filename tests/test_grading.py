@@ -82,10 +82,32 @@ except MemoryError:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "limited\n"
 
 
-def test_an_answer_that_eats_the_memory_costs_one_error():
-    with Grader(workers=1, cpu_seconds=60, memory_mb=4) as grader:
-        huge = r"\boxed{\{" + ",".join(map(str, range(1800))) + r"\}}"
-        statuses = [v.status for v in grader.grade([huge, r"\boxed{\frac{1}{2}}"], ["0.5", "0.5"])]
+@pytest.mark.parametrize("caught", [True, False], ids=["caught by the parser", "not caught"])
+def test_a_worker_whose_memory_an_answer_ate_ends(caught):
+    code = f"""
+from trapo import grading_worker
+eaten = []
+def hungry(answer, gold):
+    try:
+        while answer == "hungry":
+            eaten.append(bytearray(2**20))
+    except MemoryError:
+        if {caught}:
+            return False
+        raise
+    return answer == gold
+grading_worker.equivalent = hungry
+grading_worker.main(60, 64)
+"""
+    lines = '["1", "1", false]\n["hungry", "1", false]\n["1", "1", false]\n'
+    worker = subprocess.run([sys.executable, "-c", code], input=lines, capture_output=True, text=True)
+    assert worker.stdout.splitlines() == ['"ready"', '"correct"'] and worker.returncode == 1
+
+
+def test_a_text_larger_than_the_memory_costs_one_error():
+    with Grader(workers=1, memory_mb=16) as grader:
+        texts = ["x" * 2**26, r"\boxed{\frac{1}{2}}"]
+        statuses = [v.status for v in grader.grade(texts, ["0.5", "0.5"], reference=True)]
     assert statuses == ["error", "correct"]
 
 

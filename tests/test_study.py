@@ -124,6 +124,18 @@ def test_a_base_of_other_bits_is_refused(study):
     assert (study.results / "bases.csv").read_bytes() == before
 
 
+def test_a_base_that_several_cells_want_is_made_once(study, monkeypatch):
+    made = []
+
+    def make(command, **_):
+        made.append(command[command.index("--seed") + 1])
+        Path(command[command.index("--out") + 1]).mkdir()
+
+    monkeypatch.setattr(studies.subprocess, "run", make)
+    study.make_bases([("some", 1), ("some", 1), ("some", 2), ("some", 1)], 2)
+    assert sorted(made) == ["1", "2"] and study.base("some", 1).is_dir()
+
+
 def test_a_trial_that_has_its_row_is_not_made_again(study, monkeypatch):
     started = []
     monkeypatch.setattr(studies.sweeps, "run", lambda sweep, *_: started.extend(point.name for point in sweep.points))

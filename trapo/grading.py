@@ -70,7 +70,8 @@ class Grader:
     Args:
         workers: processes.
         cpu_seconds: CPU time one answer may take, in seconds, before its status is "timeout".
-        memory_mb: address space a worker may use beyond what it has after start-up, in MiB; past it, "error".
+        memory_mb: address space a worker may use beyond what it has after start-up, in MiB; past it, "error" as a rule:
+            a parser may hide that ("wrong") or go on trying ("timeout").
         wall_seconds: back-stop, in seconds; far above cpu_seconds, since it counts what others do with the machine.
     """
 
