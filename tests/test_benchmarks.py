@@ -365,17 +365,18 @@ def log_lines():
 
 @pytest.mark.parametrize("offline", ["1", "0"])
 def test_without_the_hub_it_ends_soon_in_one_line(offline, tmp_path):
-    """With HF_HUB_OFFLINE=0 at an address where nothing listens: the libraries alone would take over 20 seconds."""
+    """With HF_HUB_OFFLINE=0 at an address where nothing listens: the libraries alone would sleep for over 20 seconds."""
     code = """
 import sys, time
+slept = []
+time.sleep = slept.append
 import datasets
 from trapo_evals.benchmarks import load
-start = time.monotonic()
 try:
     load("gpqa")
 except ValueError as error:
     print(error)
-assert time.monotonic() - start < 8
+assert sum(slept) < 8
 assert datasets.config.HF_HUB_OFFLINE == (sys.argv[1] == "1")  # as it was before
 """
     hub = {"HF_HUB_OFFLINE": offline, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "NO_PROXY": "*"}

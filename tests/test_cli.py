@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import conftest
-import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -234,4 +233,5 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(tmp_path):
     assert child.wait(timeout=60) == 130
     message = child.stderr.read().splitlines()[-1]
     assert message == f"interrupted; go on with the same command and --resume --output_dir {tmp_path / 'run'}"
-    assert not [p for p in psutil.process_iter() if os.getpgid(p.pid) == child.pid]
+    with pytest.raises(ProcessLookupError):
+        os.killpg(child.pid, 0)

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -83,7 +84,8 @@ except MemoryError:
 
 
 @pytest.mark.parametrize("caught", [True, False], ids=["caught by the parser", "not caught"])
-def test_a_worker_whose_memory_an_answer_ate_ends(caught):
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_worker_whose_memory_an_answer_ate_ends(caught, reference):
     code = f"""
 from trapo import grading_worker
 eaten = []
@@ -96,10 +98,10 @@ def hungry(answer, gold):
             return False
         raise
     return answer == gold
-grading_worker.equivalent = hungry
+grading_worker.{"reference_correct" if reference else "equivalent"} = hungry
 grading_worker.main(60, 64)
 """
-    lines = '["1", "1", false]\n["hungry", "1", false]\n["1", "1", false]\n'
+    lines = "".join(json.dumps([answer, "1", reference]) + "\n" for answer in ("1", "hungry", "1"))
     worker = subprocess.run([sys.executable, "-c", code], input=lines, capture_output=True, text=True)
     assert worker.stdout.splitlines() == ['"ready"', '"correct"'] and worker.returncode == 1
 
