@@ -365,7 +365,7 @@ def log_lines():
 
 @pytest.mark.parametrize("offline", ["1", "0"])
 def test_without_the_hub_it_ends_soon_in_one_line(offline, tmp_path):
-    """With HF_HUB_OFFLINE=0 at an address where nothing listens: the libraries alone would sleep for over 20 seconds."""
+    """With HF_HUB_OFFLINE=0 at an address where nothing listens: the libraries alone would sleep for 20 seconds."""
     code = """
 import sys, time
 slept = []

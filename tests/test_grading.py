@@ -123,7 +123,7 @@ def test_a_worker_that_dies_costs_one_error_and_is_replaced(grader):
 
 
 def test_the_wall_clock_is_a_flagged_back_stop():
-    with Grader(workers=1, cpu_seconds=60, wall_seconds=0.5) as grader:
+    with Grader(workers=1, cpu_seconds=60, wall_seconds=3) as grader:
         verdicts = grader.grade([r"\boxed{(10^9)!}", r"\boxed{\frac{1}{2}}"], ["0.5", "0.5"])
     assert verdicts[0] == Verdict("timeout", wall=True) and verdicts[1].status == "correct"
 
