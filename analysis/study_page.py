@@ -49,6 +49,11 @@ class Results:
         """A cell's runs by base."""
         return self.runs[self.runs.cell == cell].set_index("base")
 
+    def before(self, probe: str) -> pd.Series:
+        """What the bases that the parts share could do before training."""
+        shared = {f"some-{seed}" for seed in self.study.plan["bases"]["seeds"]}
+        return self.runs[self.runs.base.isin(shared)].drop_duplicates("base")[f"{probe}_before"]
+
     def differences(self, a: str, b: str, column: str = "test") -> np.ndarray:
         """a minus b on the seeds of bases that both have."""
         left, right = (self.of(cell).set_index("seed")[column] for cell in (a, b))
@@ -105,15 +110,14 @@ Drawn = tuple[Any, dict[str, Any]] | None
 
 def methods(results: Results) -> Drawn:
     """Accuracy of every method, and what it keeps of what the base could do."""
-    cells = _part(results, "methods", "rivals", "better")
+    cells = _part(results, "methods", "rivals")
     if not cells:
         return None
     fig, axes = new_figure(height=0.7 + 0.19 * (len(cells) + 1), ncols=3, sharey=True)
     for ax, probe in zip(axes, PROBES, strict=True):
         for y, cell in zip(range(len(cells), 0, -1), cells, strict=True):
             _point(ax, results.of(cell)[probe], y, results, cell)
-        base = results.runs.drop_duplicates("base")
-        base = base[base.base.str.startswith("some")][f"{probe}_before"]
+        base = results.before(probe)
         _point(ax, base, 0, results, "base")
         ax.axvline(base.mean(), color=METHOD_COLORS["base"], linewidth=0.8)
         ax.set(title={"test": "test problems"}.get(probe, f"{probe} (forgetting)"), xlim=(-0.02, 1.02))
@@ -255,7 +259,7 @@ def pass_at_k(results: Results) -> Drawn:
 
 def cost(results: Results) -> Drawn:
     """Accuracy against what it took, in both budget views and in tokens."""
-    cells = _part(results, "methods", "rivals", "better")
+    cells = _part(results, "methods", "rivals")
     if not cells:
         return None
     table = results.runs[results.runs.cell.isin(cells)].groupby("cell").mean(numeric_only=True).loc[cells]
@@ -280,8 +284,28 @@ def cost(results: Results) -> Drawn:
     return fig, results.settings(cells)
 
 
+def better(results: Results) -> Drawn:
+    """The ideas where they were screened; those that went on, beside the best so far, on fresh bases."""
+    tried, cells = results.study.tables.read("ideas"), _part(results, "better")
+    if not len(tried) or not cells:
+        return None
+    ideas = [cell.name for cell in results.study.ideas if cell.name in set(tried.cell)]
+    fig, axes = new_figure(height=0.7 + 0.19 * max(len(ideas), len(cells)), ncols=2)
+    for y, name in enumerate(reversed(ideas)):
+        _point(axes[0], tried[tried.cell == name].tune, y, results, name)
+    for y, name in enumerate(reversed(cells)):
+        _point(axes[1], results.of(name).test, y, results, name)
+    titles = ("ideas, problems of the split tune", "confirmed on fresh bases, test problems")
+    for ax, names, title in zip(axes, (ideas, cells), titles, strict=True):
+        ax.set_yticks(range(len(names)), names[::-1])
+        ax.set(title=title, xlim=(-0.02, 1.02))
+        ax.grid(axis="y", visible=False)
+    return fig, results.settings(cells, dots="one per base", screened=sorted(set(tried.base)))
+
+
 FIGURES: dict[str, Callable[[Results], Drawn]] = {
-    drawer.__name__: drawer for drawer in (methods, differences, alpha, changes, learning, guided, pass_at_k, cost)
+    drawer.__name__: drawer
+    for drawer in (methods, differences, alpha, changes, learning, guided, pass_at_k, cost, better)
 }
 
 
@@ -290,7 +314,8 @@ def _part(results: Results, *parts: str) -> list[str]:
 
 
 def _color(results: Results, cell: str) -> str:
-    recipe = results.study.cells[cell].recipe if cell in results.study.cells else cell
+    known = {found.name: found.recipe for found in (*results.study.cells.values(), *results.study.ideas)}
+    recipe = known.get(cell, cell)
     return METHOD_COLORS.get(cell) or METHOD_COLORS.get(recipe) or PALETTE[-1]
 
 
@@ -320,8 +345,8 @@ def accuracy_table(results: Results) -> str:
     """Every cell: accuracies with intervals, and what they cost."""
     columns = ("cell", "alpha", "rates", "bases", *PROBES, "samples", "demonstrations", "ktokens drawn",
                "ktokens updated", "s")  # fmt: skip
-    before = results.runs[results.runs.base.str.startswith("some")].drop_duplicates("base")
-    lines = [_row(["base", "-", "-", str(len(before)), *(_mean(before[f"{p}_before"]) for p in PROBES), *["0"] * 5])]
+    before = [results.before(probe) for probe in PROBES]
+    lines = [_row(["base", "-", "-", str(len(before[0])), *map(_mean, before), *["0"] * 5])]
     for cell in results.cells:
         runs = results.of(cell)
         first, mean = runs.iloc[0], runs.mean(numeric_only=True)
