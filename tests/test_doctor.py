@@ -151,12 +151,12 @@ def test_a_group_that_would_be_torn_apart(patient):
     "free, status", [(1 << 40, "ok"), (1 << 20, "error"), ("just", "warning")], ids=["ok", "error", "warning"]
 )
 def test_memory_that_is_short(patient, monkeypatch, free, status):
-    needed = max(patient.memory().update, patient.memory().rollout)
+    needed = max(patient.memory().peaks.values())
     free = needed * 1.1 if free == "just" else free
     monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
     assert found("memory", patient)[0][0] == status
-    patient.config.stages = ["sft", "rl"]
-    assert found("memory", patient)[0][1].endswith("free (of RL; the SFT stage's is not estimated)")
+    patient.config.stages, patient.config.per_device_train_batch_size = ["sft", "rl"], 64
+    assert "at the peak (SFT)," in found("memory", patient)[0][1]
 
 
 def test_a_disk_that_is_full(patient, monkeypatch):

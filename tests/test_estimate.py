@@ -41,9 +41,18 @@ def test_memory_by_hand():
     assert found.activations == 100 * 4 * 2 * 144  # the budget's 100 tokens, more than a row of 90
     assert found.transient == 4 * (3 * 100 * 10 + 2 * 80)
     assert found.cache == 2 * 2 * 4 * 5 * 90 * 4  # keys and values, layers, width, slots, tokens, bytes
-    assert found.copy == 0
-    assert found.update == found.weights * 4 + found.activations + found.transient
-    assert found.rollout == found.weights * 3 + found.cache
+    assert found.copy == found.sft == 0
+    update = found.weights * 4 + found.activations + found.transient
+    assert found.peaks == {"update": update, "rollout": found.weights * 3 + found.cache}
+
+
+def test_memory_of_the_sft_stage_by_hand():
+    found = memory(TINY, settings(stages=["sft", "rl"], sft_batch_size=6), prompt=30)  # 16 a part: 6 divide 6
+    assert found.sft == 6 * 90 * 4 * 2 * 144 + 4 * (3 * 256 * 10 + 2 * 80)
+    assert found.peaks["SFT"] == found.weights * 4 + found.sft and len(found.peaks) == 3
+    alone = memory(TINY, settings(stages=["sft"], sft_batch_size=20, per_device_train_batch_size=8), prompt=30)
+    assert alone.sft == 5 * 90 * 4 * 2 * 144 + 4 * (3 * 256 * 10 + 2 * 80)  # 5 is the largest up to 8 that divides 20
+    assert alone.activations == alone.transient == 0 and [*alone.peaks] == ["SFT", "rollout"]
 
 
 def test_a_row_longer_than_the_budget_counts_and_checkpointing_keeps_inputs_only():

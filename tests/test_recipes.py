@@ -271,6 +271,15 @@ def test_impossible_stages_are_refused(fields, message):
         TRAPOConfig(use_cpu=True, **fields)
 
 
+def test_an_sft_batch_is_shared_by_the_processes_in_equal_parts(monkeypatch):
+    monkeypatch.setattr(TRAPOConfig, "world_size", property(lambda self: 4))
+    sizes = {"generation_batch_size": 64, "per_device_train_batch_size": 8, "stages": ["sft"], "use_cpu": True}
+    assert TRAPOConfig(**sizes, sft_batch_size=24).sft_micro_batch == 6  # of each process's 6
+    assert TRAPOConfig(**sizes, sft_batch_size=40).sft_micro_batch == 5  # of its 10
+    with pytest.raises(ValueError, match="sft_batch_size is 30: it must be a multiple of the 4 processes"):
+        TRAPOConfig(**sizes, sft_batch_size=30)
+
+
 def test_sft_then_rl_in_one_run_folder(tmp_path, tokenizer):
     """Two stages by the command's own function: what each left, and that the second begins where the first ended."""
     from safetensors.torch import load_file

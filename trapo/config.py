@@ -227,6 +227,10 @@ class TRAPOConfig(GRPOConfig):
             self._check_groups(self.steps_per_generation or self.gradient_accumulation_steps)
         super().__post_init__()
         self._check_groups(self.steps_per_generation)
+        if "sft" in self.stages and self.sft_batch_size % self.world_size:
+            raise ValueError(
+                f"sft_batch_size is {self.sft_batch_size}: it must be a multiple of the {self.world_size} processes"
+            )
         self._check_saves()
         check_deepspeed(self.deepspeed_plugin.deepspeed_config if self.deepspeed_plugin else {})
 
@@ -279,6 +283,12 @@ class TRAPOConfig(GRPOConfig):
     def trains_expert_tokens(self) -> bool:
         """Whether any token of an expert can receive a gradient."""
         return self.expert_weight != "none" and self.expert_coef != 0 and self.micro_groups().guides
+
+    @property
+    def sft_micro_batch(self) -> int:
+        """Demonstrations that a process takes at once: a divisor of its share, at most per_device_train_batch_size."""
+        share = self.sft_batch_size // self.world_size
+        return max(n for n in range(1, self.per_device_train_batch_size + 1) if share % n == 0)
 
     def expert_weight_function(self) -> expert.Weight:
         """The weight w of the expert's loss with its parameters."""

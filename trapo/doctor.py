@@ -157,13 +157,11 @@ def model(patient: Patient) -> Iterator[Finding]:
 
 def memory(patient: Patient) -> Iterator[Finding]:
     """The estimate against what is free."""
-    needed = patient.memory()
-    peak = max(needed.update, needed.rollout)
+    peaks = patient.memory().peaks
+    peak = max(peaks.values())
     on_gpu = torch.cuda.is_available() and not patient.config.use_cpu
     free = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
-    text = f"{peak / 2**30:.3g} GiB of tensors at the peak, {free / 2**30:.3g} GiB free"
-    if "sft" in patient.config.stages:
-        text += " (of RL; the SFT stage's is not estimated)"
+    text = f"{peak / 2**30:.3g} GiB of tensors at the peak ({max(peaks, key=peaks.get)}), {free / 2**30:.3g} GiB free"
     if peak > free:
         remedy = (
             "--lora_r 16, a smaller --max_completion_length, --update_tokens or --rollout_slots, or more GPUs (FSDP)"

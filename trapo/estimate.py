@@ -79,15 +79,17 @@ class Shape:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of tensors on one GPU, at the peak of the update and of the rollout.
+    """Bytes of tensors on one GPU, at the peaks of the SFT stage, of the update and of the rollout.
 
     Attributes:
         weights, gradients, optimizer: there all the time (gradients: from the first part of an update on).
         copy: the whole weights that the embedded engine draws with where the model is sharded (FSDP), else 0.
-        activations: kept for the backward pass of the update's largest part.
+        activations: kept for the backward pass of the update's largest part; 0 without an RL stage.
         transient: besides them, the larger of the head's work (tiles of logits, its gradient) and, where activations
             are checkpointed, one layer's in full: they are not there at the same time.
         cache: keys and values of the embedded engine's slots, in a rollout.
+        sft: activations and transient of the SFT stage's largest part, its rows padded to the longest possible one; 0
+            without that stage.
     """
 
     weights: float
@@ -97,25 +99,25 @@ class Memory:
     activations: float
     transient: float
     cache: float
+    sft: float
 
     @property
-    def update(self) -> float:
-        """The update's peak."""
-        return self.weights + self.gradients + self.optimizer + self.copy + self.activations + self.transient
-
-    @property
-    def rollout(self) -> float:
-        """The rollout's peak."""
-        return self.weights + self.optimizer + self.copy + self.cache
+    def peaks(self) -> dict[str, float]:
+        """The peak of each thing that the run does; a rollout is also what evaluates it."""
+        lasting = self.weights + self.optimizer + self.copy
+        found = {"SFT": lasting + self.gradients + self.sft} if self.sft else {}
+        if self.activations:
+            found["update"] = lasting + self.gradients + self.activations + self.transient
+        return found | {"rollout": lasting + self.cache}
 
     def lines(self) -> dict[str, str]:
         """For the plan: GiB by part."""
+
+        def gib(parts: dict[str, float]) -> str:
+            return ", ".join(f"{name} {value / 2**30:.3g}" for name, value in parts.items() if value)
+
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        found = {name: f"{value / 2**30:.3g}" for name, value in parts.items() if value}
-        return {
-            "GiB of tensors per GPU": ", ".join(f"{name} {value}" for name, value in found.items()),
-            "GiB at the update's peak, the rollout's": f"{self.update / 2**30:.3g}, {self.rollout / 2**30:.3g}",
-        }
+        return {"GiB of tensors per GPU": gib(parts), "GiB at the peak": gib(self.peaks)}
 
 
 def shards(config: TRAPOConfig) -> int:
@@ -138,17 +140,11 @@ def memory(shape: Shape, config: TRAPOConfig, prompt: int, *, shards: int = 1, e
     trained = shape.lora_parameters(config.lora_r) if config.lora_r else shape.parameters
     held = shape.parameters + (trained if config.lora_r else 0)
     row = prompt + config.max_completion_length
-    tokens = max(row, config.update_tokens)  # a row that is longer than the budget runs alone
-    kept = 2 if config.bf16 else FLOAT32
-    tile = min(tokens, CPU_TILE if config.use_cpu else GPU_TILE)
-    block = shape.vocabulary if config.use_cpu else min(shape.vocabulary, LOGIT_BLOCK)
-    head_gradient = 0 if config.lora_r else HEAD_GRADIENTS * shape.vocabulary * shape.hidden
-    head = (LOGIT_COPIES * tile * block + head_gradient) * FLOAT32
-    layer = tokens * kept * shape.activations
-    if config.gradient_checkpointing:  # every layer's input, and what stands around the head
-        activations, transient = tokens * kept * shape.hidden * (shape.layers + 4), max(head, layer)
-    else:
-        activations, transient = shape.layers * layer, head
+    activations = transient = sft = 0.0
+    if "rl" in config.stages:  # a row that is longer than the budget runs alone
+        activations, transient = _part(shape, config, max(row, config.update_tokens))
+    if "sft" in config.stages:
+        sft = sum(_part(shape, config, row * config.sft_micro_batch))
     return Memory(
         weights=held * FLOAT32 / shards,
         gradients=trained * FLOAT32 / shards,
@@ -157,7 +153,21 @@ def memory(shape: Shape, config: TRAPOConfig, prompt: int, *, shards: int = 1, e
         activations=activations,
         transient=transient,
         cache=2 * shape.layers * shape.keys * config.rollout_slots * row * FLOAT32 if embedded else 0,
+        sft=sft,
     )
+
+
+def _part(shape: Shape, config: TRAPOConfig, tokens: int) -> tuple[float, float]:
+    """Bytes that a forward and backward pass of so many tokens keeps, and those that it needs besides for a while."""
+    kept = 2 if config.bf16 else FLOAT32
+    tile = min(tokens, CPU_TILE if config.use_cpu else GPU_TILE)
+    block = shape.vocabulary if config.use_cpu else min(shape.vocabulary, LOGIT_BLOCK)
+    head_gradient = 0 if config.lora_r else HEAD_GRADIENTS * shape.vocabulary * shape.hidden
+    head = (LOGIT_COPIES * tile * block + head_gradient) * FLOAT32
+    layer = tokens * kept * shape.activations
+    if config.gradient_checkpointing:  # every layer's input, and what stands around the head
+        return tokens * kept * shape.hidden * (shape.layers + 4), max(head, layer)
+    return shape.layers * layer, head
 
 
 @dataclass(frozen=True)

@@ -196,8 +196,6 @@ def estimated(job: Job, config: TRAPOConfig, rates: tuple[float, float] = (0.0, 
         return {"estimate": str(error)}
     embedded = config.resolved_engine() == "torch"
     found = estimate.memory(shape, config, prompt, shards=estimate.shards(config), embedded=embedded).lines()
-    if "sft" in config.stages:
-        found["the SFT stage's peak"] = "not estimated: per_device_train_batch_size whole rows at once"
     return found | (estimate.work(shape, config, prompt).lines(*rates) if "rl" in config.stages else {})
 
 

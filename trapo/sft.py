@@ -56,17 +56,9 @@ def sft_order(n: int, length: int, seed: int) -> list[int]:
 
 
 def sft_config(config: TRAPOConfig, folder: RunFolder, steps: int) -> SFTConfig:
-    """TRL's configuration of the stage: whatever the run shares with it, and the `sft_` fields.
-
-    Raises:
-        ValueError: if sft_batch_size cannot be split evenly over the processes.
-    """
+    """TRL's configuration of the stage: whatever the run shares with it, and the `sft_` fields."""
     shared = {f.name: getattr(config, f.name) for f in fields(TrainingArguments) if f.init and f.name not in OWN}
-    ranks = config.world_size
-    if config.sft_batch_size % ranks:
-        raise ValueError(f"sft_batch_size is {config.sft_batch_size}: it must be a multiple of the {ranks} processes")
-    per_rank = config.sft_batch_size // ranks
-    micro = max(m for m in range(1, config.per_device_train_batch_size + 1) if per_rank % m == 0)
+    micro = config.sft_micro_batch
     own = {
         "output_dir": os.fspath(folder.checkpoints / "sft"),
         "learning_rate": config.sft_learning_rate,
@@ -74,7 +66,7 @@ def sft_config(config: TRAPOConfig, folder: RunFolder, steps: int) -> SFTConfig:
         "warmup_steps": int(config.sft_warmup_ratio * steps),
         "max_steps": steps,
         "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": per_rank // micro,
+        "gradient_accumulation_steps": config.sft_batch_size // config.world_size // micro,
         "loss_type": config.sft_loss_type,
         "max_length": None,  # traces are cut where RL cuts them, and counted there
         "eval_strategy": "no",

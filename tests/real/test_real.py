@@ -144,3 +144,13 @@ def test_the_estimate_is_within_a_quarter_of_the_updates_peak(length, checkpoint
 
     found = measured(load_model(str(gguf))[0], str(tmp_path), length, checkpointing)
     assert abs(found["error"]) < 0.25
+
+
+def test_the_estimate_is_within_a_quarter_of_the_sft_stages_peak(gguf, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from estimate import measured_sft
+
+    from trapo.launch import load_model
+
+    found = measured_sft(*load_model(str(gguf)), str(tmp_path), 256, True)
+    assert abs(found["error"]) < 0.25
