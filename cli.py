@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ app = typer.Typer(
     help="Which mix of imitation and RL really works?",
 )
 
+ANALYSIS = ("matplotlib", "pandas", "plotly", "scipy")  # what that extra has
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -26,12 +28,12 @@ def one_line_errors() -> Iterator[None]:
     """Bad input ends with one line and exit code 2, not with a traceback."""
     try:
         yield
-    except (ValueError, FileExistsError) as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        raise typer.Exit(2) from None
-    except ConnectionError as error:  # a server's fault, after all attempts
+    except (ConnectionError, FloatingPointError) as error:  # a server's fault, after all attempts; a loss of NaN
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from None
 
 
 @contextmanager
@@ -94,6 +96,8 @@ def train(
         if list_fields:
             typer.echo(launch.describe_fields())
             return
+        if output_dir is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("--output_dir is needed with several processes: each would name a folder by its own clock")
         folder = output_dir or Path("runs") / f"{Path(recipe).stem}-{datetime.now():%Y%m%d-%H%M%S}"
         if resume and output_dir is None:
             raise ValueError("--resume needs --output_dir, the folder of the run to go on with")
@@ -185,14 +189,15 @@ def data_prepare(
 
 
 def questions_of(bench: str, data_dir: str | None) -> tuple[dict[str, list[tuple[str, str]]], dict[str, str]]:
-    """The questions of benchmarks, and of those that are not at hand, why."""
+    """The questions of benchmarks, and of those that are not at hand, why; ValueError for other rows or no folder."""
     from trapo_evals import benchmarks
+    from trapo_evals.tasks.utils import data_folder
 
     found, missing = {}, {}
     for name in benchmarks.names(bench) if bench else []:
         try:
-            found[name] = [(q.id, q.problem) for q in benchmarks.load(name, data_dir)]
-        except ValueError as error:
+            found[name] = [(q.id, q.problem) for q in benchmarks.load(name, data_folder(data_dir))]
+        except benchmarks.NotAtHand as error:
             missing[name] = " ".join(str(error).split())
     return found, missing
 
@@ -235,6 +240,7 @@ def toy_gmm(
 
 @app.command("eval")
 def evaluate(
+    context: typer.Context,
     bench: Annotated[
         str | None, typer.Option(help="Benchmarks: aime24,math500,...; or the groups math, general, world, all.")
     ] = None,
@@ -275,6 +281,9 @@ def evaluate(
     with one_line_errors():
         if (bench is None) == (regrade is None):
             raise ValueError("give --bench, such as --bench aime24,math500; or --regrade DIR, without it")
+        given = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]
+        if regrade is not None and (others := [f"--{n.replace('_', '-')}" for n in given if n != "regrade"]):
+            raise ValueError(f"--regrade {regrade} only grades again what was drawn: leave out {', '.join(others)}")
         os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars of libraries, before these are loaded
         from rich.console import Console
 
@@ -323,27 +332,38 @@ def sweep(
     what is missing.
     """
     with one_line_errors():
+        check_installed("sweep", "analysis", ANALYSIS)
+        check_installed("sweep", "evals", ("lm_eval",) if bench else ())
         from rich.console import Console
 
         from trapo_analysis import sweep as sweeps
+        from trapo_evals import benchmarks
 
         flags = context.args
         first = next((i for i, part in enumerate(flags) if part.startswith("-")), len(flags))
         grids, common = flags[:first], flags[first:]
+        if common and not grids:
+            raise ValueError(
+                f"{' '.join(common)}: give a grid before the flags, as in trapo sweep alpha --max_steps 50"
+            )
         if launcher not in ("local", "ray"):
             raise ValueError(f"--launcher {launcher}: choose local or ray")
         if seeds < 1 or samples < 1:
             raise ValueError(f"--seeds {seeds}, --samples {samples}: give at least 1 of each")
-        points = sweeps.points(grids, range(seed, seed + seeds))
+        if bench:
+            benchmarks.names(bench)  # its error comes before any training
+        asked = sweeps.points(grids, range(seed, seed + seeds))
+        # What is wrong with any of them is said before any runs.
+        points = sweeps.merged(asked, lambda flags: settings_of_flags([*common, *flags]))
         folder = out or Path("sweeps") / "-".join(grid.replace("=", "_").replace(",", "_") for grid in grids)
         named, _ = parse_names(common)
         same = named.data in (None, "world") and not any(grid.startswith(("model=", "data=")) for grid in grids)
         base = named.model if same else None  # elsewhere it would be asked other questions than the runs
         what = sweeps.Sweep(points, tuple(common), bench, samples, folder, grids, base)
-        for point in points:
-            settings_of_flags([*common, *point.flags])  # what is wrong with any of them is said before any runs
+        if len(points) < len(asked):
+            typer.echo(f"{len(asked)} points are {len(points)}: a method trains the same whatever it makes no use of")
         if dry_run:
-            sweeps.dry_run(what, Console(), lambda flags: settings_of_flags(flags).max_steps, jobs)
+            sweeps.dry_run(what, Console(), steps_of_flags, jobs)
             return
         with interruptible("the same command goes on"):
             failed = sweeps.run(what, Console(), jobs, launcher)
@@ -364,6 +384,7 @@ def report(
 ) -> None:
     """Write one HTML file about runs: settings, results, curves, figures, rollouts. It needs no network."""
     with one_line_errors():
+        check_installed("report", "analysis", ANALYSIS)
         from trapo_analysis import report as reports
 
         made = reports.make(paths, out, command_line(), rollouts)
@@ -378,11 +399,18 @@ def compare(
 ) -> None:
     """Compare evaluations question by question: difference with its interval, paired test, wins, ties and losses."""
     with one_line_errors():
+        check_installed("compare", "evals", ("matplotlib", "scipy"))
         from rich.console import Console
 
         from trapo_evals import compare
 
         compare.run(folders, out, seed, Console())
+
+
+def check_installed(command: str, extra: str, packages: tuple[str, ...]) -> None:
+    """ValueError with the remedy for packages of an extra that a command needs and that are not installed."""
+    if missing := [name for name in packages if not find_spec(name)]:
+        raise ValueError(f"trapo {command} needs {', '.join(missing)}: pip install 'trapo[{extra}]'")
 
 
 def parse_rates(text: str | None) -> tuple[float, float]:
@@ -429,6 +457,17 @@ def settings_of_flags(flags: list[str]):
     return resolve(named.recipe, named.model, data, named.config, ["--output_dir", "runs/none", *rest])
 
 
+def steps_of_flags(flags: list[str], rows: int) -> int | None:
+    """Steps of all stages of `trapo train FLAGS` on so many rows; None where they depend on its demonstrations."""
+    from trapo import launch
+
+    settings = settings_of_flags(flags)
+    if "sft" in settings.stages:
+        sft, rl = settings.sft_max_steps, settings.max_steps if "rl" in settings.stages else 0
+        return sft + rl if sft > 0 and rl >= 0 else None
+    return launch.plan(launch.Job("", "", "", "", range(rows)), settings)["steps"]
+
+
 def parse_names(flags: list[str]):
     """The names among the flags of `trapo train` (recipe, model, data, eval_data, config), and the other flags."""
     import argparse
@@ -455,17 +494,25 @@ def make_job(recipe: str, model: str, data: str, eval_data: str | None, settings
     from trapo import launch
 
     model_path = model_path_of(model)
-    if not is_world(data):
-        return launch.file_job(recipe, model, data, model_path, eval_data, settings, resume=resume)
+    if is_world(data):
+        if eval_data:
+            raise ValueError(f"--eval_data {eval_data} belongs to data of your own: the world has its held-out sets")
+        return launch.Job(recipe, model, data, model_path, *world_data(data))
+    held_out = world_data(eval_data)[1] if eval_data and is_world(eval_data) else {}
+    own = None if held_out else eval_data
+    job = launch.file_job(recipe, model, data, model_path, own, settings, resume=resume)
+    job.held_out |= held_out
+    return job
+
+
+def world_data(name: str):
+    """The training rows and the held-out sets that `world` or `world:...` means."""
     from datasets import Dataset
 
     from trapo_toy import world
 
-    if eval_data:
-        raise ValueError(f"--eval_data {eval_data} belongs to data of your own: the world has its held-out sets")
-    train_rows, held_out = world.training_data(**world.options(data))
-    held_out = {name: Dataset.from_list(rows) for name, rows in held_out.items()}
-    return launch.Job(recipe, model, data, model_path, Dataset.from_list(train_rows), held_out)
+    train_rows, held_out = world.training_data(**world.options(name))
+    return Dataset.from_list(train_rows), {name: Dataset.from_list(rows) for name, rows in held_out.items()}
 
 
 def model_path_of(model: str) -> str:

@@ -16,11 +16,12 @@ import yaml
 from trapo.figure import METHOD_COLORS, METHOD_DASHES, METHOD_LABELS, PALETTE, new_figure, save_figure, style
 
 from .groups import PREFIX_FIELDS, Group, reference
-from .runs import base_evaluation, held_out, results, steps, varying
+from .runs import NAMES, base_evaluation, held_out, results, steps, varying
 from .runs import cost as cost_of
 from .scores import main_set, paired, scores
 
 SMOOTH = 7  # steps of the running mean, stated in the caption
+WIDEST = 44  # letters in a line of a label that stands left of axes
 BANDED = 8  # groups; with more, bands hide each other
 COSTS = {
     "drawn tokens": ("tokens drawn", 1e3),
@@ -138,23 +139,26 @@ def expert_probability(groups: Sequence[Group]) -> Drawn:
 
 
 def accuracy(groups: Sequence[Group]) -> Drawn:
-    """Each group's held-out accuracies, forgetting among them, and the base's."""
+    """Each group's held-out accuracies, forgetting among them, and the base's where that is one for all."""
     table = {group.label: (group, found) for group in groups if (found := scores(group))}
     if not table:
         return None
     sets = list(dict.fromkeys(name for _, found in table.values() for name in found))
-    rows = len(table) + 1
-    fig, axes = new_figure(height=0.5 + 0.19 * rows, ncols=len(sets), sharey=True, squeeze=False)
+    base = not set(NAMES) & set(varying([run for group in groups for run in group.runs]))
+    rows = len(table) + base
+    labels, lines = _wrapped(["base model"] * base + list(table)[::-1], WIDEST)
+    fig, axes = new_figure(height=0.5 + 0.19 * rows * lines, ncols=len(sets), sharey=True, squeeze=False)
     for ax, name in zip(axes[0], sets, strict=True):
-        for y, (group, found) in zip(range(rows - 1, 0, -1), table.values(), strict=True):
+        for y, (group, found) in zip(range(rows - 1, base - 1, -1), table.values(), strict=True):
             if name in found:
                 ax.barh(y, found[name].mean, 0.7, color=group.color)
                 ax.plot([found[name].low, found[name].high], [y, y], color="black", linewidth=0.9)
-        before = [found[name].before for _, found in table.values() if name in found]
-        ax.barh(0, np.mean(before), 0.7, color=METHOD_COLORS["base"])
+        if base:
+            before = [found[name].before for _, found in table.values() if name in found]
+            ax.barh(0, np.mean(before), 0.7, color=METHOD_COLORS["base"])
         ax.set(title=name, xlim=(0, 1.02), ylim=(-0.6, rows - 0.4))
         ax.grid(axis="y", visible=False)
-    axes[0, 0].set_yticks(range(rows), ["base model", *list(table)[::-1]])
+    axes[0, 0].set_yticks(range(rows), labels)
     return fig, {"intervals": "95%"}
 
 
@@ -165,7 +169,7 @@ def axis_curve(groups: Sequence[Group]) -> Drawn:
     shown = [group for group in groups if group.label in reached]
     if len(shown) < 3 or len({group.recipe for group in shown}) > 1:
         return None
-    values = [group.runs[0].record["config"].get(fields[0]) for group in shown] if len(fields) == 1 else []
+    values = [group.runs[0].value(fields[0]) for group in shown] if len(fields) == 1 else []
     numeric = bool(values) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     if not numeric and set(fields) - set(PREFIX_FIELDS):
         return None
@@ -201,14 +205,16 @@ def differences(groups: Sequence[Group]) -> Drawn:
     rows = [row for row in paired(groups) if row["pairs"]]
     if not rows:
         return None
-    fig, ax = new_figure(columns=1, height=0.7 + 0.25 * len(rows))
+    labels, lines = _wrapped([row["label"] for row in rows], WIDEST // 2)
+    (label,), more = _wrapped([f"{rows[0]['set']}: minus {reference(groups).label}, by seed"], WIDEST)
+    fig, ax = new_figure(columns=1, height=0.58 + 0.12 * more + max(0.25, 0.15 * lines) * len(rows))
     for y, row in zip(range(len(rows), 0, -1), rows, strict=True):
         ax.plot(row["each"], [y] * len(row["each"]), "o", color="#BBBBBB")
         ax.plot([row["low"], row["high"]], [y, y], color=row["color"])
         ax.plot(row["difference"], y, "o", color=row["color"])
     ax.axvline(0, color="#444444", linewidth=0.8)
-    ax.set_yticks(range(len(rows), 0, -1), [row["label"] for row in rows])
-    ax.set(xlabel=f"{rows[0]['set']}: minus {reference(groups).label}, by seed", ylim=(0.4, len(rows) + 0.6))
+    ax.set_yticks(range(len(rows), 0, -1), labels)
+    ax.set(xlabel=label, ylim=(0.4, len(rows) + 0.6))
     ax.grid(axis="y", visible=False)
     return fig, {"pairs": [row["pairs"] for row in rows], "intervals": "95%, Student's t over pairs"}
 
@@ -248,14 +254,14 @@ def pass_at_k(groups: Sequence[Group]) -> Drawn:
 def cost(groups: Sequence[Group]) -> Drawn:
     """Main accuracy against what it took: tokens, samples, demonstrations, seconds."""
     table = results([run for group in groups for run in group.runs])
-    if not len(table):
+    if (main := main_set(table)) is None:
         return None
     fig, axes = new_figure(height=2.1, ncols=len(COSTS), sharey=True)
     markers = _markers(groups)
     for ax, (column, (label, unit)) in zip(axes, COSTS.items(), strict=True):
         for group in groups:
             mine = table[table.run.isin([run.name for run in group.runs])]
-            ax.plot(mine[column] / unit, mine[main_set(table)], markers[group.label], color=group.color)
+            ax.plot(mine[column] / unit, mine[main], markers[group.label], color=group.color)
         ax.set(xlabel=f"thousand {label}" if unit > 1 else label, xlim=(0, 1.08 * max(table[column].max() / unit, 1)))
     axes[0].set(ylabel="held-out accuracy")
     axes[0].set_ylim(0, min(1.08 * axes[0].get_ylim()[1], 1.02))
@@ -272,7 +278,7 @@ def seconds(groups: Sequence[Group]) -> Drawn:
             part: np.mean([found[f"seconds {part}"] for found in costs]) for part in ("rollout", "grading", "update")
         }
         rows.append(parts | {"rest": max(np.mean([found["seconds"] for found in costs]) - sum(parts.values()), 0.0)})
-    fig, ax = new_figure(height=0.5 + 0.19 * len(rows))
+    fig, ax = new_figure(height=0.7 + 0.19 * len(rows))
     left = np.zeros(len(rows))
     for part, color in PARTS.items():
         values = np.array([row[part] for row in rows])
@@ -371,6 +377,12 @@ def band(ax, group: Group, name: str, filled: bool = True, change=lambda value: 
     ax.plot(mean.index, mean, color=group.color, linestyle=group.dashes)
     if filled:
         ax.fill_between(mean.index, low, high, color=group.color, alpha=0.15, linewidth=0)
+
+
+def _wrapped(labels: Sequence[str], width: int) -> tuple[list[str], int]:
+    """Labels in lines of so many letters, and the lines of the longest."""
+    found = [textwrap.fill(label, width) for label in labels]
+    return found, max(label.count("\n") + 1 for label in found)
 
 
 def _bands(groups: Sequence[Group]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from scipy.stats import t
 
 from trapo.figure import METHOD_COLORS, METHOD_DASHES, METHOD_LABELS, PALETTE
 
-from .runs import Run, varying
+from .runs import NAMES, Run, varying
 from .sweep import PREFIXES
 
 PREFIX_FIELDS = ("micro_group_sizes", "prefix_ratios", "thresholds")
@@ -47,15 +47,15 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     fields = [name for name in varying(list(runs)) if len(recipes) == 1 or name not in _set_by_recipes(runs)]
     found: dict[tuple, list[Run]] = {}
     for run in runs:
-        config = run.record.get("config", {})
-        found.setdefault((run.recipe, *(_value(config.get(name)) for name in fields)), []).append(run)
+        found.setdefault((run.recipe, *(_value(run.value(name)) for name in fields)), []).append(run)
     methods_only = not fields and len(recipes) == len(found)
     prefixes = _prefix_names(runs, fields)
+    shown = _last_parts({run.value(name) for run in runs for name in NAMES})
     made = []
     for i, (key, members) in enumerate(found.items()):
         name = METHOD_LABELS.get(key[0], key[0])
         parts = [
-            f"{_short(field)} {value}"
+            f"{_short(field)} {shown.get(value, value) if field in NAMES else value}"
             for field, value in zip(fields, key[1:], strict=True)
             if not (prefixes and field in PREFIX_FIELDS)
         ]
@@ -75,7 +75,7 @@ def _set_by_recipes(runs: Sequence[Run]) -> set[str]:
     for run in runs:
         by_recipe.setdefault(run.recipe, []).append(run)
     within = {name for members in by_recipe.values() for name in varying(members)}
-    return {name for name in names if name not in within}
+    return {name for name in names if name not in (*within, *NAMES)}
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -110,6 +110,12 @@ def _prefix_names(runs: Sequence[Run], fields: Sequence[str]) -> dict[str, str]:
         config = run.record.get("config", {})
         named[run.name] = known.get(str([_numbers(config.get(field)) for field in PREFIX_FIELDS]), "")
     return named if all(named.values()) else {}
+
+
+def _last_parts(paths: set[str]) -> dict[str, str]:
+    """Path or hub id -> its last part, where no other has the same."""
+    last = {path: path.rstrip("/").rpartition("/")[2] for path in paths}
+    return {path: name for path, name in last.items() if list(last.values()).count(name) == 1}
 
 
 def _numbers(values: Sequence | None) -> list[float] | None:

@@ -31,12 +31,16 @@ class _Worker:
                 POINT, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                 start_new_session=True,
             )  # fmt: skip
+        line = ""
         try:
             self.process.stdin.write(json.dumps(work) + "\n")
             self.process.stdin.flush()
-            code, said = json.loads(self.process.stdout.readline())
-        except (OSError, ValueError):  # it is gone; the next point gets another
-            code, said = self.process.wait(), ""
+            line = self.process.stdout.readline()
+            code, said = json.loads(line)
+        except (OSError, ValueError, TypeError):  # it is gone, or says what is no answer; the next point gets another
+            if line:
+                self.end()  # it is there still, and would wait for the next point
+            code, said = self.process.wait(), f"its process printed {line.strip()!r}, no answer" if line else ""
             self.process = None
         return outcome(code, said)
 

@@ -87,10 +87,10 @@ def _become(arguments: list[str], output: TextIO) -> None:
 
 def serve() -> None:
     """Answer each line of standard input, a point, with one of standard output."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever else prints, libraries on loading among them
     for name in LOADED:
         importlib.import_module(name)
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever else prints
     for line in sys.stdin:
         answers.write(json.dumps(main(json.loads(line))) + "\n")
 

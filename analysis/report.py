@@ -120,19 +120,19 @@ def _result(group: Group) -> dict[str, Any]:
 
 
 def _bases(together: Sequence[Group]) -> list[dict[str, Any]]:
-    """What the models before training reach, one row per model: of each seed once, for the same seed draws the same."""
-    models: dict[str, dict[int | None, Run]] = {}
+    """What models reach before training, a row per model and data: of each seed once, the same seed draws the same."""
+    models: dict[tuple[str, str], dict[int | None, Run]] = {}
     for group in together:
         for run in group.runs:
             if run.finished:
-                models.setdefault(str(run.record.get("model")), {}).setdefault(run.seed, run)
+                models.setdefault((run.value("model"), run.value("data")), {}).setdefault(run.seed, run)
 
     def row(label: str, found: dict[str, Score]) -> dict[str, Any]:
         sets = {name: {"mean": s.before, "low": s.before_low, "high": s.before_high} for name, s in found.items()}
         return {"label": label, "sets": sets}
 
-    found = {model: scores(Group(model, tuple(runs.values()), "")) for model, runs in models.items()}
-    return [row("base model" if len(models) == 1 else f"base {model}", sets) for model, sets in found.items() if sets]
+    found = {" on ".join(names): scores(Group("", tuple(runs.values()), "")) for names, runs in models.items()}
+    return [row("base model" if len(models) == 1 else f"base {name}", sets) for name, sets in found.items() if sets]
 
 
 def _curves(together: Sequence[Group]) -> dict[str, Any]:
@@ -279,10 +279,12 @@ def _shades(values: Sequence[float] | None) -> str:
 
 def _words(run: Run, ids: set[int]) -> dict[int, str]:
     """Each token as text, by the run's own tokenizer; its number where there is none."""
+    folder = run.folder.final if run.finished else run.record.get("model_path")
     try:
+        if folder is None:
+            raise ValueError("the run does not say what its model is")
         from transformers import AutoTokenizer
 
-        folder = run.folder.final if run.finished else run.record.get("model_path")
         tokenizer = AutoTokenizer.from_pretrained(folder)
         return {i: tokenizer.decode([i]) for i in ids}
     except (OSError, ValueError, TypeError):

@@ -5,6 +5,7 @@ field that is missing is NaN, a file that is missing has no rows, and a torn las
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
@@ -18,7 +19,7 @@ from trapo.run import RunFolder
 from trapo_evals.folder import EvalFolder
 
 EVAL = "eval"  # where a run's own evaluation lies, beside its `final`
-SETTINGS = ("recipe", "model", "data")
+NAMES = ("model", "data")  # what a run is on, beside its method and configuration
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Run:
     """One run folder.
 
     Attributes:
-        name: its path below what was asked for, short for tables.
+        name: its path below what was asked for, short for tables; with more of the path where others have the same.
         folder: itself.
         record: the content of run.json.
     """
@@ -49,6 +50,10 @@ class Run:
     def seed(self) -> int | None:
         """The run's seed."""
         return self.record.get("config", {}).get("seed")
+
+    def value(self, name: str) -> Any:
+        """A field of the configuration, None where it has not that one; or one of `NAMES`, "?" as for `recipe`."""
+        return self.record.get(name) or "?" if name in NAMES else self.record.get("config", {}).get(name)
 
     @property
     def finished(self) -> bool:
@@ -82,9 +87,9 @@ def find(paths: Iterable[Path]) -> list[Run]:
     """The runs in folders: each path is a run, or holds runs one or two levels below (a sweep).
 
     Raises:
-        ValueError: for a path without a run.
+        ValueError: for a path without a run, or a run.json that is none.
     """
-    runs: dict[Path, Run] = {}
+    found: dict[Path, tuple[Path, int]] = {}  # folders, and how many parts of the path are the name
     listed: dict[Path, list[str]] = {}
 
     def place(file: Path) -> tuple:
@@ -100,40 +105,61 @@ def find(paths: Iterable[Path]) -> list[Run]:
                 f"{path} holds no run (no run.json in it or below): `trapo train` and `trapo sweep` make them"
             )
         for file in files:
-            name = path.name if file.parent == path else str(file.parent.relative_to(path))
-            record = json.loads(file.read_text(encoding="utf-8"))
-            runs.setdefault(file.parent.resolve(), Run(name, RunFolder(file.parent), record))
-    return list(runs.values())
+            below = len(file.parent.relative_to(path).parts)
+            found.setdefault(file.parent.resolve(), (file.parent, max(below, 1)))
+    names = _names(found.values())
+    return [
+        Run(name, RunFolder(folder), _record(RunFolder(folder)))
+        for name, (folder, _) in zip(names, found.values(), strict=True)
+    ]
+
+
+def _record(folder: RunFolder) -> dict[str, Any]:
+    record = folder.record()
+    if not all(isinstance(record.get(name, {}), dict) for name in ("config", "method", "versions")):
+        raise ValueError(f"{folder.path / 'run.json'} is no run's record: leave this folder out")
+    return record
+
+
+def _names(folders: Iterable[tuple[Path, int]]) -> list[str]:
+    """The last parts of each path, as many as are asked for; more of them where names would be the same."""
+    paths, lengths = zip(*((folder.absolute().parts, length) for folder, length in folders), strict=True)
+    while True:
+        names = ["/".join(path[-length:]) for path, length in zip(paths, lengths, strict=True)]
+        counts = Counter(names)
+        if len(counts) == len(names):
+            return names
+        lengths = [length + (counts[name] > 1) for name, length in zip(names, lengths, strict=True)]
 
 
 def _points(folder: Path) -> list[str]:
     try:
         return list(json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["points"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return []  # no sweep
 
 
 def varying(runs: list[Run]) -> list[str]:
-    """The configuration fields in which the runs differ, besides the seed and what is no part of the method."""
+    """What the runs differ in: `NAMES` and configuration fields, but the seed and what is no part of the method."""
     apart = {"output_dir", "seed", "data_seed", "run_name", "logging_dir", "do_eval", "report_to", "log_rollouts"}
     apart |= {f"{what}_{how}" for what in ("eval", "save", "logging") for how in ("strategy", "steps")}
-    fields = dict.fromkeys(name for run in runs for name in run.record.get("config", {}))
+    fields = dict.fromkeys((*NAMES, *(name for run in runs for name in run.record.get("config", {}))))
 
     def value(run, name):
-        return json.dumps(run.record.get("config", {}).get(name), sort_keys=True)
+        return json.dumps(run.value(name), sort_keys=True)
 
     return [name for name in fields if name not in apart and len({value(run, name) for run in runs}) > 1]
 
 
 def settings(runs: list[Run]) -> pd.DataFrame:
     """A row per run: name, recipe, alpha, seed, model, data, whether it is finished, and the fields that vary."""
-    columns = [name for name in varying(runs) if name != "alpha"]
+    columns = [name for name in varying(runs) if name not in ("alpha", *NAMES)]
     return pd.DataFrame(
         [
             {"run": run.name, "recipe": run.recipe, "alpha": run.alpha, "seed": run.seed}
-            | {name: run.record.get(name) for name in ("model", "data")}
+            | {name: run.value(name) for name in NAMES}
             | {"finished": run.finished}
-            | {name: _cell(run.record.get("config", {}).get(name)) for name in columns}
+            | {name: _cell(run.value(name)) for name in columns}
             for run in runs
         ]
     )

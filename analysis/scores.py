@@ -100,9 +100,9 @@ def paired(groups: Sequence[Group]) -> list[dict[str, Any]]:
     return rows
 
 
-def main_set(table) -> str:
-    """The first held-out set of a table of `results`: the one that a run is about."""
-    return next(column.removeprefix("before ") for column in table.columns if column.startswith("before "))
+def main_set(table) -> str | None:
+    """The first held-out set of a table of `results`: the one that a run is about; None where nothing was held out."""
+    return next((column.removeprefix("before ") for column in table.columns if column.startswith("before ")), None)
 
 
 def _ends(run: Run) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:

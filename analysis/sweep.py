@@ -10,7 +10,6 @@ that was killed goes on from its last checkpoint, so the same command again does
 named with its last error and does not stop the others.
 """
 
-import fcntl
 import itertools
 import json
 import os
@@ -31,7 +30,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from trapo.run import RunFolder, write_whole
+from trapo.run import RunFolder, locked, write_whole
 from trapo_evals.folder import EvalFolder
 
 from .launchers import LAUNCHERS, POINT, outcome, process_slots
@@ -108,6 +107,33 @@ def points(grids: Sequence[str], seeds: Sequence[int]) -> list[Point]:
     if twice := [name for name, n in Counter(point.name for point in found).items() if n > 1]:
         raise ValueError(f"two points would be called {twice[0]}: sweep their values into folders of their own")
     return found
+
+
+def merged(points: Sequence[Point], config_of: Callable[[tuple[str, ...]], Any]) -> list[Point]:
+    """The points without what their method makes no use of, such as GRPO of alpha; those that are then the same, once.
+
+    Args:
+        points: of a grid.
+        config_of: a point's flags -> its configuration.
+    """
+    found: dict[str, Point] = {}
+    for point in points:
+        unused = _unused(config_of(point.flags))
+        starts = [i for i, part in enumerate(point.flags) if part.startswith("--")]
+        fields = [point.flags[i:j] for i, j in zip(starts, [*starts[1:], None], strict=True)]
+        kept = [part for parts in fields if parts[0][2:] not in unused for part in parts]
+        name = ",".join(part for part in point.name.split(",") if part.partition("=")[0] not in unused)
+        found.setdefault(name, Point(name, tuple(kept)))
+    return list(found.values())
+
+
+def _unused(config: Any) -> set[str]:
+    """Parameters of other expert weights than the configuration's, and of an SFT stage that it does not have."""
+    from trapo.expert import WEIGHTS, weight_parameters
+
+    used = set(weight_parameters(config.expert_weight)) if config.trains_expert_tokens else set()
+    unused = {name for weight in WEIGHTS for name in weight_parameters(weight)} - used
+    return unused | (set() if "sft" in config.stages else {n for n in vars(config) if n.startswith("sft_")})
 
 
 def _axis(grid: str) -> list[tuple[str, tuple[str, ...]]]:
@@ -212,19 +238,17 @@ class _Quiet:
 @contextmanager
 def _held(sweep: Sweep) -> Iterator[None]:
     """Hold the sweep's folder while the block runs, after making sure that it is this sweep's."""
-    try:
-        (sweep.out / "logs").mkdir(parents=True, exist_ok=True)
-        lock = open(sweep.out / ".lock", "w")  # noqa: SIM115, held by the block
-    except OSError as error:
-        raise ValueError(f"{sweep.out} cannot be written ({error}): choose another --out") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another process is sweeping into {sweep.out}: choose another --out") from None
+    with locked(sweep.out / ".lock", "sweeping", "choose another --out"):
+        (sweep.out / "logs").mkdir(exist_ok=True)
         path = sweep.out / "sweep.json"
         common = {"common": list(sweep.common), "bench": sweep.bench, "samples": sweep.samples}
-        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else common | {"grids": [], "points": {}}
+        new = common | {"grids": [], "points": {}}
+        try:
+            before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else new
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON ({error}): remove it, or choose another --out") from None
+        if not isinstance(before, dict) or new.keys() - before:
+            raise ValueError(f"{path} is no record of a sweep: choose another --out")
         changed = [f"{k} {shlex.join(map(str, [before[k]] if not isinstance(before[k], list) else before[k]))!r} there"
                    for k in common if before[k] != common[k]]  # fmt: skip
         if changed:
@@ -298,48 +322,50 @@ def _progress(folder: RunFolder, bench: str) -> tuple[str, str, str]:
 
 
 def dry_run(
-    sweep: Sweep, console: Console, steps_of: Callable[[list[str]], int], jobs: int | None = None
+    sweep: Sweep, console: Console, steps_of: Callable[[list[str], int], int | None], jobs: int | None = None
 ) -> dict[str, Any]:
     """Print the points, and what they would cost by a few measured steps of the first; nothing is left behind.
 
     Args:
         sweep: what.
         console: to print to.
-        steps_of: flags of `trapo train` -> steps of the whole run.
+        steps_of: flags of `trapo train` and its training rows -> steps of the whole run, None if unknown.
         jobs: points at a time, as in `run`.
     """
-    slots, missing = len(process_slots(jobs)), [point for point in sweep.points if _missing(sweep, point)]
+    slots, missing = process_slots(jobs), [point for point in sweep.points if _missing(sweep, point)]
     for point in sweep.points:
         state = "to run" if point in missing else "done"
         console.print(f"{point.name}: {state}: trapo train {shlex.join([*sweep.common, *point.flags])}",
                       markup=False, highlight=False, soft_wrap=True)  # fmt: skip
     found: dict[str, Any] = {"points": len(sweep.points), "to run": len(missing)}
     if missing:
-        found |= _measure(sweep, missing[0])
-        steps, seconds = steps_of([*sweep.common, *missing[0].flags]), found["seconds per step"]
+        found |= _measure(sweep, missing[0], slots[0])
+        steps, seconds = steps_of([*sweep.common, *missing[0].flags], found["rows"]), found["seconds per step"]
         found["steps each"] = steps
-        found["hours"] = round(len(missing) * steps * seconds / slots / 3600, 2)
+        found["hours"] = None if steps is None else round(len(missing) * steps * seconds / len(slots) / 3600, 2)
+        hours = "as long as they have steps (--max_steps)" if steps is None else f"about {found['hours']} hours"
         console.print(
-            f"{len(missing)} points of {steps} steps; a step takes {seconds:.2f} s and draws "
-            f"{found['tokens per step']:.0f} tokens ({MEASURED_STEPS} steps of {missing[0].name} measured): about "
-            f"{found['hours']} hours with {slots} at a time, evaluations apart",
+            f"{len(missing)} points of {'unknown' if steps is None else steps} steps; a step takes {seconds:.2f} s and "
+            f"draws {found['tokens per step']:.0f} tokens ({MEASURED_STEPS} steps of {missing[0].name} measured): "
+            f"{hours} with {len(slots)} at a time, evaluations apart",
             soft_wrap=True,
         )
     return found
 
 
-def _measure(sweep: Sweep, point: Point) -> dict[str, Any]:
+def _measure(sweep: Sweep, point: Point, environment: dict[str, str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         short = ["--max_steps", str(MEASURED_STEPS), "--sft_max_steps", str(MEASURED_STEPS), "--eval_strategy", "no"]
         flags = [*sweep.common, *point.flags, *short, "--save_strategy", "no"]
         what = {"folder": f"{folder}/run", "log": f"{folder}/log", "flags": flags, "bench": "", "samples": 1}
         done = subprocess.run(
-            [*POINT, json.dumps(what)], stdout=subprocess.PIPE, text=True, env=os.environ | process_slots(1)[0]
+            [*POINT, json.dumps(what)], stdout=subprocess.PIPE, text=True, env=os.environ | environment
         )
         if error := outcome(done.returncode, done.stdout):
             raise ValueError(f"{point.name} cannot run: {error}")
-        records = RunFolder(f"{folder}/run").records("metrics.jsonl")
+        records, rows = RunFolder(f"{folder}/run").records("metrics.jsonl"), RunFolder(f"{folder}/run").record()["rows"]
     return {
+        "rows": rows,
         "seconds per step": median(record["seconds/step"] for record in records),
         "tokens per step": median(
             record.get("tokens/rollout", 0.0) + record.get("tokens/aborted", 0.0) for record in records

@@ -115,6 +115,10 @@ GROUPS = {
 }
 
 
+class NotAtHand(ValueError):
+    """A benchmark's rows are in no local file, nor can the hub be asked for them."""
+
+
 @dataclass(frozen=True)
 class Question:
     """One question.
@@ -166,8 +170,8 @@ def load(benchmark: str | Benchmark, data_dir: str | Path | None = None, seed: i
             verified is only warned about.
 
     Raises:
-        ValueError: no such benchmark or folder; no rows, or others than the benchmark's, or of an unknown layout; a hub
-            out of reach, or one that wants its terms accepted first.
+        NotAtHand: no local file, and a hub out of reach, or one that wants its terms accepted first.
+        ValueError: no such benchmark or folder; no rows, or others than the benchmark's, or of an unknown layout.
     """
     benchmark = _named(benchmark) if isinstance(benchmark, str) else benchmark
     name, path = benchmark.name, _find(benchmark.name, data_dir)
@@ -273,7 +277,7 @@ def _read_file(benchmark: Benchmark, path: Path) -> list[Row]:
 def _read_hub(benchmark: Benchmark) -> Iterable[Row]:
     name, files = benchmark.name, f"put {benchmark.name}.parquet or .jsonl into a folder and give it as --data-dir"
     if benchmark.hub_id is None:
-        raise ValueError(f"{name}: its rows come from `trapo eval`; elsewhere, {files}")
+        raise NotAtHand(f"{name}: its rows come from `trapo eval`; elsewhere, {files}")
     from datasets import load_dataset
 
     try:
@@ -281,7 +285,7 @@ def _read_hub(benchmark: Benchmark) -> Iterable[Row]:
             return load_dataset(benchmark.hub_id, benchmark.config, split=benchmark.split, revision=benchmark.revision)
     except Exception as error:  # datasets raises many kinds
         reason = _reason(error, benchmark.hub_id)
-        raise ValueError(f"{name}: {benchmark.hub_id} (revision {benchmark.revision}) {reason}; or {files}") from error
+        raise NotAtHand(f"{name}: {benchmark.hub_id} (revision {benchmark.revision}) {reason}; or {files}") from error
 
 
 @contextmanager

@@ -29,10 +29,12 @@ def run(paths: Sequence[Path], out: Path, seed: int, console: Console) -> Path:
         console: to print to.
 
     Raises:
-        ValueError: a folder without a finished evaluation, or nothing in common.
+        ValueError: a negative seed, a folder without a finished evaluation, or nothing in common.
     """
     if len(paths) < 2:
         raise ValueError(f"trapo compare takes two folders or more, not {len(paths)}: give the folders of evaluations")
+    if seed < 0:
+        raise ValueError(f"--seed {seed}: it must be 0 or more")
     folders = [EvalFolder(path) for path in paths]
     records = [folder.finished() for folder in folders]
     first, *others = [shares(folder) for folder in folders]

@@ -7,7 +7,6 @@ graded.jsonl     a line per sample: its answer, our status and the papers'
 *.png, *.pdf     figures
 """
 
-import fcntl
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trapo.run import read_jsonl, write_whole
+from trapo.run import locked, read_jsonl, write_whole
 
 from .journal import Journal, digest
 
@@ -31,7 +30,10 @@ class EvalFolder:
     def record(self) -> dict[str, Any]:
         """The content of eval.json; ValueError where there is none that can be read."""
         try:
-            return json.loads((self.path / "eval.json").read_text(encoding="utf-8"))
+            record = json.loads((self.path / "eval.json").read_text(encoding="utf-8"))
+            if not isinstance(record, dict) or not {"settings", "model", "data"} <= record.keys():
+                raise ValueError("its eval.json lacks settings, model or data")
+            return record
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.path} holds no evaluation ({error}): `trapo eval --out DIR` makes one") from None
 
@@ -62,16 +64,7 @@ class EvalFolder:
         Raises:
             ValueError: it is another evaluation's, or another process holds it, or it cannot be written.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / ".lock", "w")  # noqa: SIM115, held by the block
-        except OSError as error:
-            raise ValueError(f"{self.path} cannot be written ({error}): choose another --out") from None
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a process that is killed gives it back
-            except BlockingIOError:
-                raise ValueError(f"another process is evaluating into {self.path}: choose another --out") from None
+        with locked(self.path / ".lock", "evaluating", "choose another --out"):
             if (self.path / "eval.json").exists():
                 self._check(self.record(), record)
             else:

@@ -68,6 +68,8 @@ class Settings:
         ):
             if value is not None and not low <= value <= high:
                 raise ValueError(f"--{name} {value}: give a number from {low} to {high}")
+        if self.seed < 0:
+            raise ValueError(f"--seed {self.seed}: it must be 0 or more")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"--top-p {self.top_p}: give a number above 0 and up to 1")
         if self.temperature == 0 and (self.samples or 1) > 1:

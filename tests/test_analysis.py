@@ -7,6 +7,7 @@ import math
 import re
 
 import pytest
+import transformers
 import yaml
 from typer.testing import CliRunner
 
@@ -93,6 +94,20 @@ def test_runs_are_found_in_sweeps_once(sweep, tmp_path):
         find([tmp_path / "nothing"])
 
 
+def test_runs_of_the_same_name_are_told_apart(sweep, tmp_path):
+    for seed in (0, 1):  # the same point in another sweep, of another setting
+        make_run(tmp_path / "other" / "sweep" / f"alpha=0.1,seed={seed}", seed=seed, learning_rate=1.0)
+    runs = find([sweep, tmp_path / "other" / "sweep"])
+    root = tmp_path.name
+    assert [run.name for run in runs] == [
+        *(f"alpha=0.01,seed={s}" for s in (0, 1)), *(f"{root}/sweep/alpha=0.1,seed={s}" for s in (0, 1)),
+        *(f"alpha=1.0,seed={s}" for s in (0, 1)), *(f"other/sweep/alpha=0.1,seed={s}" for s in (0, 1)),
+    ]  # fmt: skip
+    with figures.style():
+        fig, _ = figures.cost(groups(runs))
+    assert [len(line.get_xdata()) for line in fig.axes[0].lines] == [2, 2, 2, 2]  # each run in its own group
+
+
 def test_tables_are_tidy(sweep):
     runs = find([sweep])
     assert varying(runs) == ["alpha"]
@@ -145,6 +160,15 @@ def test_folders_that_are_not_whole(sweep, tmp_path):
     assert page["bases"][0]["sets"]["test"]["low"] == pytest.approx(scores.interval([before] * 2)[1], abs=1e-6)
 
 
+def test_runs_without_held_out_sets_have_a_report(tmp_path):
+    for alpha in (0.1, 0.3, 1.0):
+        (make_run(tmp_path / "s" / str(alpha), alpha=alpha) / "evals.jsonl").unlink()
+    page = page_of(report.make([tmp_path / "s"], tmp_path / "r.html", "trapo report s"))
+    assert [figure["name"] for figure in page["figures"]] == ["learning", "guided", "probability", "seconds"]
+    assert [row["sets"] for row in page["results"]] == [{}, {}, {}] and page["bases"] == []
+    assert len(page["curves"]["reward/plain"]["lines"]) == 3 and page["rollouts"]["shown"] == 3 * 32
+
+
 def test_groups_are_what_differs_besides_the_seed(sweep, tmp_path):
     assert [group.label for group in groups(find([sweep]))] == ["alpha 0.01", "alpha 0.1", "alpha 1"]
     for recipe, alpha, extra in (
@@ -164,6 +188,30 @@ def test_groups_are_what_differs_besides_the_seed(sweep, tmp_path):
         "SFT, learning rate 0.0001",
         "TRAPO, learning rate 0.0001",
     ]
+
+
+@pytest.mark.parametrize("recipes", [("trapo", "trapo"), ("trapo", "grpo")])
+@pytest.mark.parametrize("name", ["model", "data"])
+def test_runs_on_other_models_or_data_are_other_groups(name, recipes, tmp_path):
+    for where, recipe, first in zip(("a/one", "b/two"), recipes, (0.1, 0.3), strict=True):
+        for seed in (0, 1):
+            folder = make_run(tmp_path / "s" / f"{where[2:]},seed={seed}", recipe=recipe, seed=seed)
+            record = json.loads((folder / "run.json").read_text())
+            (folder / "run.json").write_text(json.dumps(record | {name: where}))
+            evals = [json.loads(line) for line in (folder / "evals.jsonl").read_text().splitlines()]
+            write(folder / "evals.jsonl", [r | {"reward": first} if r["step"] == 0 else r for r in evals])
+    runs = find([tmp_path / "s"])
+    assert varying(runs) == [name] and list(settings(runs)[name]) == ["a/one", "a/one", "b/two", "b/two"]
+    together = groups(runs)
+    methods = ("TRAPO, ", "GRPO, ") if "grpo" in recipes else ("", "")
+    labels = [f"{method}{name} {where}" for method, where in zip(methods, ("one", "two"), strict=True)]
+    assert [(group.label, len(group.runs)) for group in together] == [(label, 2) for label in labels]
+    page = page_of(report.make([tmp_path / "s"], tmp_path / "r.html", "trapo report s"))
+    assert [base["sets"]["test"]["mean"] for base in page["bases"]] == [0.1, 0.3]
+    assert page["bases"][0]["label"] == {"model": "base a/one on world", "data": "base world on a/one"}[name]
+    with figures.style():
+        fig, _ = figures.accuracy(together)
+    assert [text.get_text() for text in fig.axes[0].get_yticklabels()] == labels[::-1]  # no mean of two bases
 
 
 def test_intervals_by_hand(sweep):
@@ -243,6 +291,16 @@ def test_a_figure_of_all_methods_has_room_for_them(tmp_path):
             assert legend.x1 <= fig.bbox.x1 and legend.y1 <= fig.bbox.y1
 
 
+@pytest.mark.filterwarnings("error:constrained_layout not applied")
+def test_figures_of_a_single_run_have_room(tmp_path):
+    make_run(tmp_path / "run")
+    with figures.style():
+        for drawer in (figures.accuracy, figures.seconds):
+            fig, _ = drawer(groups(find([tmp_path / "run"])))
+            fig.draw_without_rendering()
+            assert fig.axes[0].get_window_extent().height > 10
+
+
 def evaluated(run, temperature=0.6, **values):
     """Write an evaluation beside a run: benchmark -> avg@n."""
     results = {
@@ -252,8 +310,8 @@ def evaluated(run, temperature=0.6, **values):
         for name, value in values.items()
     }  # fmt: skip
     (run / "eval").mkdir(parents=True)
-    settings = {"temperature": temperature, "top_p": 1.0}
-    (run / "eval" / "eval.json").write_text(json.dumps({"results": results, "settings": settings}))
+    rest = {"settings": {"temperature": temperature, "top_p": 1.0}, "model": {}, "data": {}}
+    (run / "eval" / "eval.json").write_text(json.dumps({"results": results} | rest))
 
 
 def test_published_numbers_stand_beside_ours_as_unchecked(sweep, tmp_path):
@@ -299,6 +357,31 @@ def test_published_numbers_have_sources():
         assert all(0 < score < 100 for score in entry["scores"].values())
 
 
+def test_a_run_that_names_no_model_asks_for_no_tokenizer(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda folder: asked.append(folder))
+    make_run(tmp_path / "s" / "begun", finished=False)  # its run.json has no model_path
+    page = page_of(report.make([tmp_path / "s"], tmp_path / "r.html", "trapo report s"))
+    assert asked == [] and page["rollouts"]["words"] == [{str(i): f"[{i}]" for i in range(1, 6)}]
+
+
+@pytest.mark.parametrize(
+    ("package", "command", "extra"),
+    [
+        *((package, "report", "analysis") for package in ("pandas", "scipy", "plotly", "matplotlib")),
+        ("plotly", "sweep", "analysis"),
+        ("lm_eval", "sweep", "evals"),
+        ("scipy", "compare", "evals"),
+    ],
+)
+def test_a_missing_extra_is_one_line_before_any_work(package, command, extra, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("trapo_cli.cli.find_spec", lambda name: None if name == package else name)
+    done = CliRunner().invoke(app, [command, "alpha", *["beta"] * (command == "compare")])
+    assert done.exit_code == 2
+    assert done.output == f"error: trapo {command} needs {package}: pip install 'trapo[{extra}]'\n"
+
+
 def test_the_report_holds_everything(sweep, tmp_path):
     done = CliRunner().invoke(app, ["report", str(sweep), "--out", str(tmp_path / "r.html")])
     assert done.exit_code == 0 and "r.html" in done.output and "MiB" in done.output
@@ -326,9 +409,19 @@ def test_the_report_holds_everything(sweep, tmp_path):
 
 
 def test_a_report_that_cannot_be_made_is_one_line(sweep, tmp_path):
+    damaged = []
+    for name, text, what in (
+        ("list", "[1]", "no run's record"),
+        ("part", '{"config": 3}', "no run's record"),
+        ("torn", '{"recipe": ', "not JSON"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(text)
+        damaged.append((tmp_path / name, what))
     for arguments, message in (
         ([str(tmp_path / "none")], "holds no run"),
         ([str(sweep), "--out", str(tmp_path)], "give a file in a folder that exists"),
+        *(([str(path)], f"{path / 'run.json'} is {what}") for path, what in damaged),
     ):
         done = CliRunner().invoke(app, ["report", *arguments])
         assert done.exit_code == 2 and message in done.output and done.output.count("\n") == 1

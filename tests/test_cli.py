@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,8 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     conftest.new_model().save_pretrained(folder / "model")
     conftest.new_tokenizer().save_pretrained(folder / "model")
+    shutil.copytree(folder / "model", folder / "damaged")
+    (folder / "damaged" / "tokenizer.json").write_text('{"a": 1}')
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in conftest.ROWS))
     (folder / "odd.jsonl").write_text('{"question": "1+1=", "solution": "2"}\n')
     (folder / "circle.yaml").write_text("extends: circle.yaml\n")
@@ -141,15 +144,25 @@ ERRORS = [
     (["--model", "model"], "--model model needs --data"),
     (
         ["--data", "world:stile=0.5"],
-        "--data world:stile=0.5: the world has no option 'stile'; choose from steps, modulus",
+        "world:stile=0.5: the world has no option 'stile'; choose from steps, modulus",
     ),
-    (["--data", "world:style=much"], "--data world:style=much: style is 'much', but must look like a number (float)"),
+    (["--data", "world:style=much"], "world:style=much: style is 'much', but must look like a number (float)"),
     (["--data", "world:steps=5"], "steps is '5', but must look like 5-8"),
     (["--data", "world:style=1.5"], "style is 1.5"),
+    (["--data", "world:steps=8-5"], "world:steps=8-5: steps is 8-5, but must be fewest-most, from 1 to 8"),
+    (["--data", "world:steps=0-3"], "steps is 0-3, but must be fewest-most, from 1 to 8"),
+    (["--data", "world:steps=5-9"], "steps is 5-9, but must be fewest-most, from 1 to 8"),
+    (["--data", "world:modulus=0"], "modulus 0 must be a prime in 11..61"),
+    (["--data", "none.jsonl", "--eval_data", "world:steps=8-5"], "world:steps=8-5: steps is 8-5"),
     (["--data", "world", "--eval_data", "rows.jsonl"], "--eval_data rows.jsonl belongs to data of your own"),
     (["--recipe", "circle.yaml"], "recipes extend each other in a circle: circle.yaml -> circle.yaml"),
     (["--model", "folder", "--data", "rows.jsonl"], "model folder cannot be loaded"),
     (["--learning_rate", "-1"], "learning_rate is -1.0, but must not be negative"),
+    (["--temperature", "0", "--recipe", "grpo"], "temperature is 0.0, but must be above 0"),
+    (["--max_completion_length", "5000", "--dry-run"], "together more than the model's context of 512"),
+    (["--model", "damaged", "--data", "rows.jsonl"], "model damaged cannot be loaded: "),
+    (["--config", "numbers.yaml"], "must be a mapping of fields, name: value"),
+    (["--config", "binary.yaml"], "binary.yaml is no text file: "),
     (["--sft_loss_type", "foo"], "sft_loss_type 'foo' is unknown; choose nll or dft"),
     (["--sft_lr_scheduler_type", "foo"], "foo is not a valid SchedulerType"),
     (["--report_to", "wandb", "--max_steps", "1"], "report_to ['wandb']: WandbCallback requires wandb to be installed"),
@@ -163,8 +176,10 @@ ERRORS = [
 @pytest.mark.parametrize(("arguments", "message"), ERRORS, ids=["".join(a)[:24] for a, _ in ERRORS])
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, files, monkeypatch):
     monkeypatch.chdir(files)
-    for name, text in (("list.yaml", "- 1\n"), ("bad.yaml", "a: [1\n"), ("typo.yaml", "alhpa: 1\n")):
+    texts = {"list.yaml": "- 1\n", "bad.yaml": "a: [1\n", "typo.yaml": "alhpa: 1\n", "numbers.yaml": "1: 2\n"}
+    for name, text in texts.items():
         (files / name).write_text(text)
+    (files / "binary.yaml").write_bytes(b"\xed\x00")
     done = invoke("train", *arguments)
     assert done.exit_code == 2
     (line,) = done.stderr.splitlines()
@@ -188,6 +203,20 @@ def test_a_variant_of_the_world_on_a_base_given_by_its_folder():
     done = invoke("train", "--model", world.BASE, "--data", chosen, "--dry-run")
     assert done.exit_code == 0, done.stderr
     assert chosen in done.stdout and "gradient_checkpointing" in done.stdout
+
+
+def test_the_worlds_held_out_sets_beside_rows_of_ones_own(tmp_path):
+    from trapo_cli.cli import make_job, settings_of_flags
+    from trapo_toy import world
+
+    rows = world.rows("train", 4)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = settings_of_flags(["--data", str(tmp_path / "rows.jsonl")])
+    job = make_job("trapo", "world", str(tmp_path / "rows.jsonl"), "world:steps=2-3,held_out=tune", settings, False)
+    assert job.train["prompt"] == [row["prompt"] for row in rows]
+    expected = world.training_data(steps=(2, 3), held_out="tune")[1]
+    assert {name: held_out.to_list() for name, held_out in job.held_out.items()} == expected
+    assert list(expected) == ["tune", "direct", "facts"]
 
 
 def test_every_field_is_listed():

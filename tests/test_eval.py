@@ -163,6 +163,16 @@ def test_regrade_finds_the_same_without_a_model(whole, tmp_path):
         run.regrade(folder, Console(file=io.StringIO()))
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", '{"settings": {}, "data": {}}'])
+def test_an_eval_json_of_something_else_is_one_line(content, tmp_path):
+    (tmp_path / "eval.json").write_text(content)
+    done = invoke("eval", "--regrade", tmp_path)
+    assert done.exit_code == 2, done.output
+    said = f"error: {tmp_path} holds no evaluation (its eval.json lacks settings, model or data): "
+    assert done.output.startswith(said) and done.output.count("\n") == 1
+    assert (tmp_path / "eval.json").read_text() == content
+
+
 def test_a_folder_grows_and_refuses_another_evaluation(tmp_path):
     small = replace(SETTINGS, bench="world_direct", samples=2, limit=3)
     folder, _ = evaluate(tmp_path / "e", small)
@@ -221,6 +231,7 @@ def test_dry_run_says_what_would_run_and_makes_nothing(tmp_path):
         (["--bench", "world", "--model", "nowhere"], "model nowhere is not there"),
         (["--bench", "world", "--samples", "0"], "--samples 0: give a number from 1"),
         (["--bench", "world", "--temperature", "-1"], "--temperature -1.0: give a number from 0"),
+        (["--bench", "world", "--seed", "-1", "--dry-run"], "--seed -1: it must be 0 or more"),
         (["--bench", "world", "--top-p", "0"], "--top-p 0.0: give a number above 0"),
         (["--bench", "world", "--temperature", "0", "--samples", "2"], "--temperature 0 gives 2 times the same sample"),
         (["--bench", "world", "--template", "chat"], "--template chat: choose from tokenizer"),
@@ -230,6 +241,8 @@ def test_dry_run_says_what_would_run_and_makes_nothing(tmp_path):
         (["--bench", "world", "--slots", "0"], "--slots 0: give a number of at least 1"),
         (["--bench", "world", "--max-tokens", "600"], "world_test: the longest prompt has 11 tokens, and 600 more"),
         (["--regrade", "nowhere"], "nowhere holds no evaluation"),
+        (["--regrade", "x", "--dry-run"], "--regrade x only grades again what was drawn: leave out --dry-run"),
+        (["--regrade", "x", "--seed", "0", "--top-p", "0.9"], "was drawn: leave out --seed, --top-p"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch):
@@ -347,6 +360,7 @@ def test_a_comparison_of_what_cannot_be_compared(tmp_path):
     for arguments, message in (
         ([a], "takes two folders or more"),
         ([a, tmp_path / "none"], "holds no evaluation"),
+        ([a, folder_of(tmp_path / "d", [1, 1]), "--seed", -1], "--seed -1: it must be 0 or more"),
     ):
         done = invoke("compare", *arguments, "--out", tmp_path / "out")
         assert done.exit_code == 2 and message in done.output and done.output.count("\n") == 1

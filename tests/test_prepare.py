@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -242,6 +243,25 @@ def test_the_command_says_what_it_did_and_what_it_could_not_check(tmp_path, monk
     }
 
 
+@pytest.mark.parametrize("given", ["flag", "variable"])
+def test_local_questions_are_checked_wherever_the_folder_is_named(given, tmp_path, monkeypatch):
+    from trapo_evals import benchmarks
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    aime = benchmarks.BENCHMARKS["aime24"]
+    monkeypatch.setitem(benchmarks.BENCHMARKS, "aime24", replace(aime, rows=(1,), content_hash=None))
+    write(tmp_path / "aime24.jsonl", [{"problem": QUESTION, "answer": "1"}])
+    if given == "variable":
+        monkeypatch.setenv("TRAPO_DATA_DIR", str(tmp_path))
+    folder = ["--data-dir", str(tmp_path)] if given == "flag" else []
+    source = write(tmp_path / "s.jsonl", [row(QUESTION), row("What is 2 + 2?")])
+    command = ["data", "prepare", source, "--out", str(tmp_path / "o.jsonl"), "--bench", "aime24,aime25", *folder]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    summary = json.loads((tmp_path / "o.jsonl.summary.json").read_text())
+    assert summary["contaminated"] == {"aime24": 1} and list(summary["unchecked"]) == ["aime25"]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -252,7 +272,11 @@ def test_the_command_says_what_it_did_and_what_it_could_not_check(tmp_path, monk
         (["s.jsonl", "--out", "o.jsonl", "--bench", "aime99"], "aime99"),
         (["s.jsonl", "--out", "o.jsonl", "--second", "odd.jsonl"], "--second odd.jsonl has no row with a problem"),
         (["empty.jsonl", "--out", "o.jsonl"], "none of its 1 rows is usable"),
+        (["s.jsonl", "--out", "o.jsonl", "--max-tokens", "0"], "--max-tokens 0: give a number of at least 1"),
         (["s.jsonl", "--out", "o.jsonl", "--max-tokens", "9"], "--max-tokens 9 needs --tokenizer"),
+        (["s.jsonl", "--out", "o.jsonl", "--bench", "aime24", "--data-dir", "typo"], "the data folder typo is none"),
+        (["s.jsonl", "--out", "o.jsonl", "--bench", "aime24", "--data-dir", "other"], "has 1 questions"),
+        (["s.jsonl", "--out", "o.jsonl", "--bench", "amc23", "--data-dir", "other"], "has the content hash"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(arguments, message, tmp_path, monkeypatch):
@@ -260,6 +284,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(arguments, message, tmp_path, 
     write(tmp_path / "s.jsonl", [row("a?")])
     write(tmp_path / "odd.jsonl", [{"x": 1}])
     write(tmp_path / "empty.jsonl", [row("")])
+    (tmp_path / "other").mkdir()
+    write(tmp_path / "other" / "aime24.jsonl", [{"problem": "a?", "answer": "1"}])
+    write(tmp_path / "other" / "amc23.jsonl", [{"problem": f"{i}?", "answer": "1"} for i in range(83)])
     before = {path.name for path in tmp_path.iterdir()}
     bench = [] if "--bench" in arguments else ["--bench", ""]
     result = CliRunner().invoke(app, ["data", "prepare", *arguments, *bench])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from trapo.run import RunFolder
+from trapo.run import RunFolder, locked
 
 TRAPO = Path(sys.executable).with_name("trapo")
 
@@ -96,6 +97,14 @@ def test_another_configuration_and_other_rows_are_refused(arguments, tmp_path):
     done = subprocess.run(train(short, tmp_path / "run", "--resume", "--alpha", "0.2"), capture_output=True, text=True)
     assert done.returncode == 2
     assert "begun with another configuration: alpha was 0.1, is 0.2" in done.stderr and "\n" not in done.stderr.strip()
+
+    copy = str(shutil.copytree(short[short.index("--model") + 1], tmp_path / "copy"))
+    command = train([*short, "--model", copy], tmp_path / "run", "--resume")
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and f", is {copy!r}" in done.stderr and "model was " in done.stderr
+    with locked(tmp_path / "run" / ".lock", "training", "wait"):
+        done = subprocess.run(train(short, tmp_path / "run", "--resume"), capture_output=True, text=True)
+    assert done.returncode == 2 and "another process is training into" in done.stderr
 
     other = tmp_path / "other.jsonl"
     other.write_text("".join(json.dumps(row) + "\n" for row in conftest.ROWS[::-1]))

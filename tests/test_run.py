@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from trapo.run import RunFolder, read_jsonl, write_whole
+from trapo.run import RunFolder, locked, read_jsonl, write_whole
 
 
 def test_torn_last_line_is_dropped_with_a_warning(tmp_path):
@@ -64,10 +64,38 @@ def test_a_folder_with_a_run_is_refused(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.check_free()
     folder.begin({"a": 1})
+    folder.append("metrics.jsonl", [{"stage": "rl", "step": 1}])
     with pytest.raises(FileExistsError, match="already holds a run: resume it"):
         folder.check_free()
     folder.clear()
     folder.check_free()
+
+
+def test_a_run_that_failed_before_its_first_step_may_be_begun_again(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.begin({"a": 1})
+    folder.append("evals.jsonl", [{"stage": "rl", "step": 0}])
+    folder.check_free()
+    folder.begin({"a": 2})
+    assert folder.record() == {"a": 2} and folder.records("evals.jsonl") == []
+
+
+def test_a_lock_is_held_by_one(tmp_path):
+    lock = tmp_path / "run" / ".lock"
+    with locked(lock, "training", "wait"), pytest.raises(ValueError, match=r"process is training into .*run: wait"):
+        locked(lock, "training", "wait").__enter__()
+    with locked(lock, "training", "wait"), pytest.raises(ValueError, match=r"run/\.lock cannot be written .*: wait"):
+        locked(lock / "x", "training", "wait").__enter__()
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    for content, message in (
+        ('{"a": ', "run.json is not JSON"),
+        ("[1]", r"run.json is no run's record: it holds \[1\]"),
+    ):
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            RunFolder(tmp_path).record()
 
 
 def test_whole_writes_leave_no_other_file(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from trapo.figure import read_settings
+from trapo.recipe import recipe_names
 from trapo_analysis import study as studies
 from trapo_analysis import study_page
 from trapo_cli.cli import settings_of_flags
@@ -53,6 +54,12 @@ def test_ideas_are_tried_where_nothing_is_measured(study):
 def test_questions_are_about_cells_of_the_study(study):
     pairs = [pair for pairs in study.plan["questions"].values() for pair in pairs]
     assert pairs and {name for pair in pairs for name in pair} <= set(study.cells)
+
+
+def test_the_methods_page_names_the_recipes_without_a_cell(study):
+    without = sorted({*recipe_names()} - {cell.recipe for cell in study.cells.values()})
+    said = f"but for {' and '.join(f'`{name}`' for name in without)}, which the study leaves out"
+    assert said in (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 
 
 def test_the_best_full_trial_is_chosen_and_a_tie_goes_to_the_lower_rate(study):

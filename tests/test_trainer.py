@@ -185,7 +185,10 @@ def test_held_out_samples_are_plain_and_keep_their_seeds(tmp_path, make_model, t
 def test_nan_stops_the_run_and_says_what_to_do(tmp_path, make_model, tokenizer, rows):
     t = trainer(tmp_path, make_model(), tokenizer, rows)
     t._weight = lambda tokens: torch.full_like(tokens.logp, math.nan)
-    with pytest.raises(FloatingPointError, match=r"loss is nan at step 1: .*no checkpoint was saved yet"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"loss is nan at step 1: start a new run with a lower .* no checkpoint: none was saved",
+    ):
         t.train()
     before = make_model()
     assert all(torch.equal(a, b) for a, b in zip(t.model.parameters(), before.parameters(), strict=True))

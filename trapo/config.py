@@ -21,6 +21,21 @@ from .text import EXPERT_TEXTS, TEMPLATES, TOO_LONG
 ENGINES = ("auto", "torch", "vllm", "vllm-server")
 # One gradient whatever the split into micro-batches: TRL's loss types whose denominator does not depend on the split.
 SPLIT_INVARIANT_LOSSES = ("dr_grpo", "dapo", "grpo", "cispo", "sapo", "vespo", "luspo")
+# What numbers must do, and which ones; None is left to whoever fills it in.
+BOUNDS = {
+    "be at least 1": (
+        lambda x: x >= 1,
+        "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps num_iterations "
+        "steps_per_generation generation_batch_size num_generations num_generations_eval grader_workers rollout_slots",
+    ),
+    "not be negative": (
+        lambda x: x >= 0,
+        "learning_rate sft_learning_rate seed top_k eval_temperature failed_prompts weight_decay max_grad_norm",
+    ),
+    "be above 0": (lambda x: x > 0, "temperature gamma grader_cpu_seconds grader_memory_mb"),
+    "be in (0, 1]": (lambda x: 0 < x <= 1, "top_p entropy_share"),
+    "be in [0, 1]": (lambda x: 0 <= x <= 1, "min_p sft_warmup_ratio"),
+}
 
 
 @dataclass
@@ -219,6 +234,7 @@ class TRAPOConfig(GRPOConfig):
             # TRL's default is bf16 everywhere; without a GPU that computes it well this costs both speed and exactness.
             self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         self.dataloader_pin_memory &= torch.cuda.is_available()
+        self._check_numbers()
         self.micro_groups()  # its errors come first: they name our own fields
         if self.num_generations is None:
             self.num_generations = self.micro_groups().group_size
@@ -237,8 +253,9 @@ class TRAPOConfig(GRPOConfig):
     def micro_groups(self) -> MicroGroups:
         """The guidance that these fields describe: the preset, with the fields that are given put over it."""
         if self.guidance == "none":
-            names = ("micro_group_sizes", "prefix_ratios", "thresholds", "ratio_start", "ratio_end", "ratio_share")
-            overridden = [name for name in names if getattr(self, name)]
+            names = ("micro_group_sizes", "prefix_ratios", "thresholds", "threshold_on", "prefix_end",
+                     "trace_of_micro_group", "ratio_start", "ratio_end", "ratio_share")  # fmt: skip
+            overridden = [name for name in names if getattr(self, name) is not None]
             if overridden:
                 raise ValueError(f"guidance='none' ignores {', '.join(overridden)}; use guidance='paper' with them")
             return no_guidance(self.num_generations or 8)
@@ -307,6 +324,18 @@ class TRAPOConfig(GRPOConfig):
             names += [f.name for f in fields(TRAPOConfig) if f.name.startswith("sft_")]
         return settings | {n: getattr(self, n) for n in names} | {"guidance": self.micro_groups().settings()}
 
+    def _check_numbers(self) -> None:
+        for name, kind in TRAPOConfig.__annotations__.items():  # a YAML file may hold anything
+            value = getattr(self, name)
+            if kind in (int, float) and not isinstance(value, (int, float)):
+                raise ValueError(f"{name} is {value!r}, but must be a number")
+            if "list[" in str(kind) and "str |" not in str(kind) and isinstance(value, str):
+                raise ValueError(f"{name} is {value!r}, but must be a list")
+        for words, (holds, names) in BOUNDS.items():
+            for name in names.split():
+                if isinstance(value := getattr(self, name), (int, float)) and not holds(value):
+                    raise ValueError(f"{name} is {value}, but must {words}")
+
     def _check_method(self) -> None:
         expert.weight_parameters(self.expert_weight)
         lora.check(self)
@@ -321,9 +350,6 @@ class TRAPOConfig(GRPOConfig):
         for name, choices in names.items():
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(choices)}")
-        for name in ("learning_rate", "sft_learning_rate"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must not be negative")
         if self.sft_loss_type not in ("nll", "dft"):
             raise ValueError(f"sft_loss_type {self.sft_loss_type!r} is unknown; choose nll or dft")
         SchedulerType(self.sft_lr_scheduler_type)  # its own error lists the names
@@ -342,16 +368,8 @@ class TRAPOConfig(GRPOConfig):
             raise ValueError("engine 'vllm-server' needs --vllm_server_base_url, such as http://localhost:8000")
         if self.update_tokens < 1:
             raise ValueError(f"update_tokens is {self.update_tokens}, but a forward needs at least one token")
-        if self.rollout_slots < 1:
-            raise ValueError(f"rollout_slots is {self.rollout_slots}, but at least one sample must be drawn at a time")
-        if self.failed_prompts < 0:
-            raise ValueError(f"failed_prompts is {self.failed_prompts}: give a number of prompts, or 0 for none")
         if self.advantage not in ADVANTAGES:
             raise ValueError(f"advantage {self.advantage!r} is unknown; choose one of {', '.join(ADVANTAGES)}")
-        if not 0 < self.entropy_share <= 1:
-            raise ValueError(f"entropy_share is {self.entropy_share}: choose a share of a prefix's tokens, in (0, 1]")
-        if self.gamma <= 0:
-            raise ValueError(f"gamma is {self.gamma}, but the luffy weight needs it positive")
         if self.loss_type == "bnpo":
             raise ValueError(
                 "loss_type='bnpo' divides by the tokens of each micro-batch, so its gradient depends on how the batch "

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 N = 8
 SHARE = 0.5
-_SPACING = re.compile(r"\\(?:[,;:!> ]|quad|qquad|left|right|displaystyle|text|mathrm|dfrac|tfrac)(?![a-z])|[~$]")
+_SPACING = re.compile(r"\\(?:[,;:!> ]|quad|qquad|left|right|displaystyle|text|mathrm)(?![a-z])|[~$]")
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 
 

@@ -3,7 +3,8 @@
 import argparse
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import TrlParser
 
-from . import estimate
+from . import checks, estimate
 from .config import TRAPOConfig
 from .data import read_rows
 from .grading import Grader
-from .recipe import load_recipe, load_yaml
+from .recipe import load_recipe, load_yaml, read_text
 from .run import DROPPED, RunFolder
 from .screen import Report, Screen
 from .sft import sft_steps
@@ -70,7 +71,7 @@ def resolve_config(recipe: str, layers: Sequence[dict[str, Any]], config: Path |
     if config is not None:
         if not config.is_file():
             raise ValueError(f"config file {config} is not there")
-        values |= load_yaml(config.read_text(encoding="utf-8"), f"config file {config}")
+        values |= load_yaml(read_text(config), f"config file {config}")
     known = {f.name for f in fields(TRAPOConfig)}
     for name in values:
         if name not in known:
@@ -111,14 +112,22 @@ def _locate(path: str, trust_remote_code: bool) -> tuple[str, dict[str, Any]]:
     return path, extra
 
 
+@contextmanager
+def _loading(path: str) -> Iterator[None]:
+    """A damaged model raises whatever the library stumbles over: say whose fault it is."""
+    try:
+        yield
+    except Exception as error:
+        kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
+        raise ValueError(f"model {path} cannot be loaded: {kind}{' '.join(str(error).split())}") from error
+
+
 def load_tokenizer(path: str, trust_remote_code: bool = False):
     """Tokenizer and configuration of a model, without its weights."""
     path, extra = _locate(path, trust_remote_code)
-    try:
+    with _loading(path):
         tokenizer = AutoTokenizer.from_pretrained(path, **extra)
         config = AutoConfig.from_pretrained(path, **extra)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model {path} cannot be loaded: {' '.join(str(error).split())}") from error
     if "gguf_file" in extra and config.eos_token_id is not None:
         # The tokenizer may come out with a wrong EOS (SmolLM2's <|im_start|>); the model's is the file's.
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(config.eos_token_id)
@@ -129,10 +138,8 @@ def load_model(path: str, trust_remote_code: bool = False, dtype: torch.dtype = 
     """Model and tokenizer from a folder, a hub id, or a .gguf file."""
     tokenizer, _ = load_tokenizer(path, trust_remote_code)
     path, extra = _locate(path, trust_remote_code)
-    try:
+    with _loading(path):
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **extra)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model {path} cannot be loaded: {' '.join(str(error).split())}") from error
     if "gguf_file" in extra:
         # The weights are plain numbers by now, but transformers still calls the model quantized and would not train it.
         model.is_quantized, model.hf_quantizer = False, None
@@ -186,8 +193,13 @@ def estimated(job: Job, config: TRAPOConfig, rates: tuple[float, float] = (0.0, 
     Args:
         job, config: the run.
         rates: tokens per second that are drawn and trained, for a time; 0 where unknown.
+
+    Raises:
+        ValueError: where the training would refuse these rows or this model.
     """
     tokenizer, model = load_tokenizer(job.model_path, config.trust_remote_code)
+    checks.check_inputs(config, None, job.train, tokenizer)
+    checks.check_model(config, model, tokenizer, job.train)
     longest = max((prompt_text(prompt, tokenizer, config.template) for prompt in job.train["prompt"]), key=len)
     prompt = len(tokenizer(longest)["input_ids"])
     try:

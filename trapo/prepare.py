@@ -4,7 +4,7 @@
     OUT.dropped.jsonl       every row and trace that was left out, and why (`screen.py`)
     OUT.contaminated.jsonl  every row that repeats a benchmark's question
     OUT.summary.json        counts, shares, lengths, settings
-    OUT.png                 histograms, where matplotlib is installed
+    OUT.png, OUT.pdf        a histogram, where matplotlib is installed
 
 Rows go through in batches, so that memory holds a batch and the second demonstrations, not the file. The same input
 gives the same bytes.
@@ -180,6 +180,8 @@ def prepare(
         raise ValueError(
             f"--out {settings.out}: the folder {settings.out.absolute().parent} is not there: make it first"
         )
+    if settings.max_tokens is not None and settings.max_tokens < 1:
+        raise ValueError(f"--max-tokens {settings.max_tokens}: give a number of at least 1")
     if settings.max_tokens and settings.tokenizer is None:
         raise ValueError(f"--max-tokens {settings.max_tokens} needs --tokenizer, the model whose tokens these are")
     tokenizer = _load_tokenizer(settings.tokenizer)

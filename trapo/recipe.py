@@ -18,7 +18,7 @@ def summary(name: str) -> str:
 
 
 def header(name: str) -> dict[str, str]:
-    """What a recipe's header says, by its labels: Paper, Formula, Guidance, Deviations."""
+    """What a recipe's header says, by its labels: Paper, Formula, Guidance, Deviations, Evidence."""
     found: dict[str, str] = {}
     label = None
     for line in _text(name).splitlines()[1:]:
@@ -26,7 +26,7 @@ def header(name: str) -> dict[str, str]:
             break
         text = line.lstrip("# ")
         head, colon, rest = text.partition(": ")
-        if colon and head in ("Paper", "Source", "Formula", "Guidance", "Deviations"):
+        if colon and head in ("Paper", "Source", "Formula", "Guidance", "Deviations", "Evidence"):
             label, text = ("Paper" if head == "Source" else head), rest
         if label:
             found[label] = f"{found[label]} {text}" if label in found else text
@@ -54,10 +54,18 @@ def load_yaml(text: str, source: str, children: tuple[str, ...] = ()) -> dict[st
         fields = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(fields, dict):
-        raise ValueError(f"{source} is a {type(fields).__name__}: it must be a mapping of fields")
+    if not (isinstance(fields, dict) and all(isinstance(name, str) for name in fields)):
+        raise ValueError(f"{source} is {str(fields)[:40]!r}: it must be a mapping of fields, name: value")
     parent = fields.pop("extends", None)
     return (load_recipe(str(parent), children) if parent else {}) | fields
+
+
+def read_text(path: Path) -> str:
+    """A text file's content; ValueError naming it where it is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text file: {error}") from None
 
 
 def _folder():
@@ -71,7 +79,7 @@ def _text(name: str) -> str:
             raise ValueError(
                 f"recipe file {name} is not there: give a YAML file, or one of {', '.join(recipe_names())}"
             )
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     if name not in recipe_names():
         raise ValueError(f"recipe {name!r} is unknown: choose one of {', '.join(recipe_names())}, or give a YAML file")
     return (_folder() / f"{name}.yaml").read_text(encoding="utf-8")

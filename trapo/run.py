@@ -12,6 +12,7 @@
 Files are written whole or not at all; JSONL lines are flushed one by one, and a torn last line is dropped on reading.
 """
 
+import fcntl
 import json
 import math
 import os
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,26 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 warnings.warn(f"{path}: the torn last line {number} was dropped", stacklevel=2)
 
 
+@contextmanager
+def locked(path: Path, doing: str, remedy: str) -> Iterator[None]:
+    """Hold the lock file `path`, whose folder is made; a process that is killed gives it back.
+
+    Raises:
+        ValueError: if the folder cannot be written, or another process is `doing` the same; with the remedy.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "a")  # noqa: SIM115
+    except OSError as error:
+        raise ValueError(f"{path.parent} cannot be written ({error}): {remedy}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process is {doing} into {path.parent}: {remedy}") from None
+        yield
+
+
 class RunFolder:
     """One run's folder; see the module's docstring for what lies in it."""
 
@@ -82,8 +104,15 @@ class RunFolder:
         return (self.path / "run.json").exists()
 
     def record(self) -> dict[str, Any]:
-        """The content of run.json."""
-        return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        """The content of run.json; ValueError where it is damaged."""
+        path = self.path / "run.json"
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from None
+        if not isinstance(found, dict):
+            raise ValueError(f"{path} is no run's record: it holds {str(found)[:40]}")
+        return found
 
     def last_checkpoint(self, stage: str = "rl") -> Path | None:
         """The newest complete checkpoint of a stage."""
@@ -101,7 +130,7 @@ class RunFolder:
 
     def check_free(self) -> None:
         """Raise, with the remedy, if a run was begun here (FileExistsError) or none can be (ValueError)."""
-        if self.has_run():
+        if self.has_run() and self._has_trained():
             raise FileExistsError(
                 f"{self.path} already holds a run: resume it (trapo train --resume, or "
                 "trainer.train(resume_from_checkpoint=True)), or choose another output_dir"
@@ -110,8 +139,13 @@ class RunFolder:
         if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
             raise ValueError(f"output_dir {self.path} cannot be written: {nearest} is no folder that you may write to")
 
+    def _has_trained(self) -> bool:
+        """Whether there is anything that would be lost: a run that failed before its first step may be begun again."""
+        return any(path.exists() for path in (self.path / "metrics.jsonl", self.checkpoints, self.sft, self.final))
+
     def begin(self, record: dict[str, Any]) -> None:
-        """Create the folder with its run.json."""
+        """Create the folder with its run.json, without what a run that failed before its first step left."""
+        self.clear()
         self.path.mkdir(parents=True, exist_ok=True)
         write_whole(self.path / "run.json", json.dumps(record, indent=1, default=str) + "\n")
 
@@ -152,8 +186,8 @@ def check_finite(loss: float, step: int, folder: RunFolder, stage: str) -> None:
     if not math.isfinite(loss):
         checkpoint = folder.last_checkpoint(stage)
         raise FloatingPointError(
-            f"the loss is {loss} at step {step}: lower the learning rate or the expert_coef, and resume from "
-            f"{checkpoint or 'the start (no checkpoint was saved yet)'}"
+            f"the loss is {loss} at step {step}: start a new run with a lower learning rate or expert_coef; the last "
+            f"good weights are in {checkpoint or 'no checkpoint: none was saved yet'}"
         )
 
 

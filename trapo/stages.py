@@ -2,8 +2,11 @@
 
 import gc
 import json
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
+from accelerate import PartialState
 from rich.console import Console
 from transformers import PrinterCallback, ProgressCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback
@@ -13,7 +16,7 @@ from .config import TRAPOConfig
 from .launch import Job, load_model, print_data
 from .lora import load_adapter, peft_config
 from .progress import ProgressLine, print_summary
-from .run import DROPPED, MARKER, RunFolder, write_whole
+from .run import DROPPED, MARKER, RunFolder, locked, write_whole
 from .sft import SFTStage
 from .trainer import TRAPOTrainer
 
@@ -35,15 +38,40 @@ def train(job: Job, config: TRAPOConfig, *, resume: bool = False, console: Conso
     Raises:
         ValueError, FileExistsError: before any work, in one line with the remedy.
     """
-    console = console or Console(highlight=False)
-    transformers_logging.disable_progress_bar()
     folder = RunFolder(config.output_dir)
+    with ExitStack() as held:
+
+        def hold() -> None:
+            if PartialState().is_main_process:
+                held.enter_context(
+                    locked(folder.path / ".lock", "training", "wait for it, or choose another output_dir")
+                )
+
+        return _train(folder, job, config, resume, console or Console(highlight=False), hold)
+
+
+def _train(
+    folder: RunFolder, job: Job, config: TRAPOConfig, resume: bool, console: Console, hold: Callable[[], None]
+) -> RunFolder:
+    transformers_logging.disable_progress_bar()
     config.run_name = config.run_name or folder.path.name  # what trackers call it
-    point = _resume_point(folder, config) if resume else folder.check_free()
+    point = None
+    if not resume:
+        folder.check_free()
+    elif not folder.has_run():
+        raise ValueError(f"{folder.path} holds no run to resume: start it without --resume, or name its --output_dir")
+    else:
+        hold()
+        point = _resume_point(folder, job, config)
+        PartialState().wait_for_everyone()  # each process has seen the folder as it was
+        if point is None and PartialState().is_main_process:
+            folder.clear()
     over = point is not None and point != folder.sft and folder.stage_is_over(point)  # killed before what comes after
     start = folder.sft if folder.sft.exists() else job.model_path
     trainer = _trainer(job, config, start, point if over else None)
     accuracies: dict[str, float] = {}
+    if not resume:
+        hold()  # not before: what is refused leaves no folder
     if point is None:
         trainer.recorder.begin()
     else:
@@ -160,19 +188,16 @@ def _check_rows(folder: RunFolder, trainer: TRAPOTrainer) -> None:
         )
 
 
-def _resume_point(folder: RunFolder, config: TRAPOConfig) -> Path | None:
-    """Where to go on: the newest checkpoint, or the end of the SFT stage; None, with the folder cleared, if neither."""
-    if not folder.has_run():
-        raise ValueError(f"{folder.path} holds no run to resume: start it without --resume, or name its --output_dir")
+def _resume_point(folder: RunFolder, job: Job, config: TRAPOConfig) -> Path | None:
+    """Where to go on: the newest checkpoint, or the end of the SFT stage; None if neither is there."""
     if folder.final.exists():
         raise ValueError(f"{folder.path} is finished: look at {folder.final}, or start a new run in another output_dir")
-    before = folder.record()["config"]
-    now = json.loads(json.dumps(config.to_dict(), default=str))
+    record = folder.record()
+    # A checkpoint of LoRA's holds no weights of the model.
+    before = record.get("config", {}) | {"recipe": record.get("recipe"), "model": record.get("model")}
+    now = json.loads(json.dumps(config.to_dict(), default=str)) | {"recipe": job.recipe, "model": job.model}
     changed = [k for k in sorted(before | now) if k not in FREE_ON_RESUME and before.get(k) != now.get(k)]
     if changed:
         differences = ", ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed)
         raise ValueError(f"{folder.path} was begun with another configuration: {differences}")
-    point = folder.last_checkpoint() or (folder.sft if folder.sft.exists() else folder.last_checkpoint("sft"))
-    if point is None:
-        folder.clear()
-    return point
+    return folder.last_checkpoint() or (folder.sft if folder.sft.exists() else folder.last_checkpoint("sft"))

@@ -87,7 +87,7 @@ class TRAPOTrainer(GRPOTrainer):
             checks.split_evenly(args, eval_dataset)
         loaded = processing_class is not None and not isinstance(model, str)
         if loaded:  # before TRL creates the output folder
-            checks.check_model(args, model, processing_class, train_dataset)
+            checks.check_model(args, model.config, processing_class, train_dataset)
         self.guidance = args.micro_groups()
         self.grader = None
         if reward_funcs is None:
@@ -114,7 +114,7 @@ class TRAPOTrainer(GRPOTrainer):
                 rollout_func=self._rollout,
             )
         if not loaded:
-            checks.check_model(args, self.model, self._tokenizer, self.train_dataset)
+            checks.check_model(args, self.model.config, self._tokenizer, self.train_dataset)
         # TRL's entropy bonus is a mean per micro-batch, so it depends on the split; `_compute_loss` has another.
         self._entropy_bonus_enabled = False
         self._engines = Engines(self)

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from .rows import probes, rows
-from .task import MODULUS, SPLITS, STEPS
+from .task import LABELS, MODULUS, SPLITS, STEPS, check_modulus
 
 BASE = Path(str(resources.files(__name__).joinpath("base")))
 TRAIN_ROWS, HELD_OUT_ROWS, PROBE_ROWS = 1200, 200, 100
@@ -30,7 +30,7 @@ def options(spec: str) -> dict:
     """The options in a data name such as "world:steps=3-4,held_out=tune": those of `training_data`; {} for "world".
 
     Raises:
-        ValueError: for an unknown option or a value of another kind.
+        ValueError: for an unknown option, a value of another kind, or impossible steps or modulus.
     """
     kinds = {name: type(p.default) for name, p in signature(rows).parameters.items() if p.kind is p.KEYWORD_ONLY}
     kinds["held_out"] = str
@@ -38,16 +38,20 @@ def options(spec: str) -> dict:
     for part in filter(None, spec.removeprefix("world").removeprefix(":").split(",")):
         name, _, value = part.partition("=")
         if name not in kinds:
-            raise ValueError(f"--data {spec}: the world has no option {name!r}; choose from {', '.join(kinds)}")
+            raise ValueError(f"{spec}: the world has no option {name!r}; choose from {', '.join(kinds)}")
         try:
             found[name] = tuple(map(int, value.split("-", 1))) if kinds[name] is tuple else kinds[name](value)
         except ValueError:
             example = "5-8" if kinds[name] is tuple else f"a number ({kinds[name].__name__})"
-            raise ValueError(f"--data {spec}: {name} is {value!r}, but must look like {example}") from None
+            raise ValueError(f"{spec}: {name} is {value!r}, but must look like {example}") from None
         if kinds[name] is tuple and len(found[name]) != 2:
-            raise ValueError(f"--data {spec}: {name} is {value!r}, but must look like 5-8")
+            raise ValueError(f"{spec}: {name} is {value!r}, but must look like 5-8")
+    fewest, most = found.get("steps", STEPS)
+    if not 1 <= fewest <= most <= len(LABELS):
+        raise ValueError(f"{spec}: steps is {fewest}-{most}, but must be fewest-most, from 1 to {len(LABELS)}")
+    check_modulus(found.get("modulus", MODULUS))
     if found.get("held_out", "test") not in ("test", "tune"):
-        raise ValueError(f"--data {spec}: held_out is {found['held_out']!r}, but must be test or tune")
+        raise ValueError(f"{spec}: held_out is {found['held_out']!r}, but must be test or tune")
     return found
 
 
