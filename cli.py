@@ -465,7 +465,7 @@ def steps_of_flags(flags: list[str], rows: int) -> int | None:
     if "sft" in settings.stages:
         sft, rl = settings.sft_max_steps, settings.max_steps if "rl" in settings.stages else 0
         return sft + rl if sft > 0 and rl >= 0 else None
-    return launch.plan(launch.Job("", "", "", "", range(rows)), settings)["steps"]
+    return launch.rl_plan(rows, settings)["steps"]
 
 
 def parse_names(flags: list[str]):

@@ -100,17 +100,19 @@ def check_inputs(args: TRAPOConfig, reward_funcs, train_dataset, processing_clas
             )
 
 
-def check_model(args: TRAPOConfig, model: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, train_dataset) -> None:
-    """The model, by its configuration, against the engine, and the lengths against its context.
+def check_model(
+    args: TRAPOConfig, architecture: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, train_dataset
+) -> None:
+    """The model, by transformers' configuration of it, against the engine, and the lengths against its context.
 
     Raises:
         ValueError: naming the thing, the value and the remedy.
     """
     if args.resolved_engine() == "torch":
-        check_full_attention(model)
+        check_full_attention(architecture)
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no EOS token, so no sample could end: set tokenizer.eos_token")
-    context = getattr(model.get_text_config(), "max_position_embeddings", None)
+    context = getattr(architecture.get_text_config(), "max_position_embeddings", None)
     if context is None or not isinstance(train_dataset, Dataset):
         return
     prompts = train_dataset["prompt"]

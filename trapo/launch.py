@@ -165,12 +165,13 @@ def plan(job: Job, config: TRAPOConfig) -> dict[str, Any]:
             "SFT: steps": steps,
             "SFT: epochs": round(steps * config.sft_batch_size / max(demonstrations, 1), 3),
         }
-    return plan | (_rl_plan(job, config) if "rl" in config.stages else {})
+    return plan | (rl_plan(len(job.train), config) if "rl" in config.stages else {})
 
 
-def _rl_plan(job: Job, config: TRAPOConfig) -> dict[str, Any]:
+def rl_plan(rows: int, config: TRAPOConfig) -> dict[str, Any]:
+    """What the RL stage will do with so many training rows."""
     groups = config.generation_batch_size // config.num_generations
-    generations_per_epoch = len(job.train) // groups
+    generations_per_epoch = rows // groups
     per_generation = config.steps_per_generation * config.num_iterations / config.gradient_accumulation_steps
     steps = config.max_steps
     if steps <= 0:

@@ -8,6 +8,7 @@
     dropped.jsonl   one line per row or expert's trace of the user's own data that is not used, and why
     checkpoints/    to resume from; one without `trapo.json` was not finished and is ignored
     final/          the trained model and its tokenizer, in transformers' format
+    .lock           held by the process that trains
 
 Files are written whole or not at all; JSONL lines are flushed one by one, and a torn last line is dropped on reading.
 """

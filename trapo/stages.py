@@ -193,9 +193,9 @@ def _resume_point(folder: RunFolder, job: Job, config: TRAPOConfig) -> Path | No
     if folder.final.exists():
         raise ValueError(f"{folder.path} is finished: look at {folder.final}, or start a new run in another output_dir")
     record = folder.record()
-    # A checkpoint of LoRA's holds no weights of the model.
-    before = record.get("config", {}) | {"recipe": record.get("recipe"), "model": record.get("model")}
-    now = json.loads(json.dumps(config.to_dict(), default=str)) | {"recipe": job.recipe, "model": job.model}
+    names = {"recipe": job.recipe, "model": job.model}  # the model too: a checkpoint of LoRA's holds no weights of it
+    before = record.get("config", {}) | {name: record.get(name, value) for name, value in names.items()}
+    now = json.loads(json.dumps(config.to_dict(), default=str)) | names
     changed = [k for k in sorted(before | now) if k not in FREE_ON_RESUME and before.get(k) != now.get(k)]
     if changed:
         differences = ", ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed)
