@@ -426,6 +426,7 @@ class TRAPOTrainer(GRPOTrainer):
         self.eval_prefix = metric_key_prefix
         before_training = not self.accelerator._models and not self.is_deepspeed_enabled
         sharded = self.is_fsdp_enabled
+        wrapped = {name: vars(self.model)[name] for name in ("forward", "_original_forward") if name in vars(self.model)}
         if before_training:
             self.is_fsdp_enabled = False  # FSDP2 shards a model together with its optimizer only, and that comes later
         result = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
@@ -433,7 +434,10 @@ class TRAPOTrainer(GRPOTrainer):
         if before_training:
             # accelerate takes a model that was prepared for an evaluation for prepared, and would leave it without DDP
             # or FSDP: every rank would then train by itself.
-            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+            # What it wrapped (autocast's forward) is taken off; TRL's forward, which gives log-probabilities, stays.
+            for name in ("forward", "_original_forward"):
+                vars(self.model).pop(name, None)
+            vars(self.model).update(wrapped)
             self.accelerator._models.clear()
             self.model._is_accelerate_prepared = False
         return result

@@ -76,16 +76,16 @@ class _SlotCache(Cache):
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args, **kwargs):
         """Write this step's column of each row, and show the columns in use. Called by the model's attention."""
-        n = len(self.rows)
-        self.keys[layer_idx][self.rows, :, self.cursor] = key_states[:, :, 0]
-        self.values[layer_idx][self.rows, :, self.cursor] = value_states[:, :, 0]
-        return self.keys[layer_idx][:n, :, : self.width], self.values[layer_idx][:n, :, : self.width]
+        n, keys, values = len(self.rows), self.keys[layer_idx], self.values[layer_idx]
+        keys[self.rows, :, self.cursor] = key_states[:, :, 0].to(keys.dtype)
+        values[self.rows, :, self.cursor] = value_states[:, :, 0].to(values.dtype)
+        return keys[:n, :, : self.width], values[:n, :, : self.width]
 
     def store(self, prefilled: DynamicCache, source: list[int], slots: list[int]) -> None:
         """Copy row source[i] of a prefilled cache into slot slots[i]."""
         for i, layer in enumerate(prefilled.layers):
-            self.keys[i][slots, :, : layer.keys.shape[2]] = layer.keys[source]
-            self.values[i][slots, :, : layer.values.shape[2]] = layer.values[source]
+            for kept, found in ((self.keys[i], layer.keys), (self.values[i], layer.values)):
+                kept[slots, :, : found.shape[2]] = found[source].to(kept.dtype)
 
     def move(self, source: int, target: int) -> None:
         """Let slot `target` take over what slot `source` holds."""
@@ -93,9 +93,15 @@ class _SlotCache(Cache):
             tensor[target] = tensor[source]
 
     def reserve(self, keys: list[Tensor], values: list[Tensor], slots: int, capacity: int) -> None:
-        """Make room for `capacity` columns, shaped like `keys` and `values`, keeping what is there."""
+        """Make room for `capacity` columns, shaped like `keys` and `values`, keeping what is there.
+
+        Under autocast a layer may give keys in float32 (after the rotary embedding) beside values in bfloat16. Both are
+        kept as attention computes with them: in autocast's type.
+        """
+        device = keys[0].device.type
+        lower = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         for old, like in ((self.keys, keys), (self.values, values)):
-            new = [x.new_zeros(slots, x.shape[1], capacity, x.shape[3]) for x in like]
+            new = [x.new_zeros(slots, x.shape[1], capacity, x.shape[3], dtype=lower or x.dtype) for x in like]
             for before, after in zip(old, new, strict=False):
                 after[:, :, : before.shape[2]] = before
             old[:] = new
