@@ -22,7 +22,7 @@ test-browser: $(VENV)/.browser
 	$(BIN)/python -m pytest -m browser tests/browser
 
 test-ray: $(VENV)/.ray
-	$(BIN)/python -m pytest -m ray tests/test_ray.py
+	$(BIN)/python -m pytest -m ray tests/analysis/test_ray.py
 
 # An environment of its own: vLLM pins what it needs to other versions than ours.
 test-vllm: .venv-vllm/.installed
@@ -30,16 +30,16 @@ test-vllm: .venv-vllm/.installed
 
 # Makes a base and trains a cell of the study again: the same bits as docs/results/runs.csv says.
 test-study: $(STAMP)
-	$(BIN)/python -m pytest -m study tests/test_study_again.py
+	$(BIN)/python -m pytest -m study tests/analysis/test_study_again.py
 
 # The study of docs/results/plan.md: what is missing of it. ARGS=--dry-run shows cells, commands and times.
 study: $(STAMP)
 	$(BIN)/python -P -m trapo_analysis.study $(ARGS)
-	$(if $(findstring --dry-run,$(ARGS)),,$(BIN)/python -P -m trapo_analysis.study_page)
+	$(if $(findstring --dry-run,$(ARGS)),,$(BIN)/python -P -m trapo_analysis.study.page)
 
 # Its figures and tables from docs/results/*.csv, without training.
 figures: $(STAMP)
-	$(BIN)/python -P -m trapo_analysis.study_page
+	$(BIN)/python -P -m trapo_analysis.study.page
 
 check: $(STAMP)
 	$(BIN)/ruff check .

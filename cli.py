@@ -90,8 +90,9 @@ def train(
     Without arguments: TRAPO on the built-in world, on whatever device is there.
     """
     with one_line_errors():
-        from trapo import launch, stages
-        from trapo.run import RunFolder
+        from trapo.command import job as launch
+        from trapo.command import stages
+        from trapo.runs.folder import RunFolder
 
         if list_fields:
             typer.echo(launch.describe_fields())
@@ -124,7 +125,7 @@ def doctor(context: typer.Context) -> None:
     Versions, device, DeepSpeed, group layout, tokenizer, memory and disk, grader, engine, one gradient from any split.
     """
     with one_line_errors():
-        from trapo import doctor as doctors
+        from trapo.command import doctor as doctors
 
         named, _ = parse_names(context.args)
         settings = settings_of_flags(context.args)
@@ -168,7 +169,7 @@ def data_prepare(
     with one_line_errors():
         from rich.console import Console
 
-        from trapo import prepare
+        from trapo.data import prepare
 
         if dry_run:
             for line in prepare.first_row(source, split):
@@ -233,7 +234,7 @@ def toy_gmm(
     with one_line_errors():
         from rich.console import Console
 
-        from trapo_toy import run
+        from trapo_toy import mixture_command as run
 
         run.make(run.read_settings(expert, policy, alpha or (), token_alpha, seeds, seed), out, Console())
 
@@ -287,7 +288,7 @@ def evaluate(
         os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars of libraries, before these are loaded
         from rich.console import Console
 
-        from trapo_evals import run
+        from trapo_evals import evaluate as run
         from trapo_evals.folder import EvalFolder
 
         if regrade is not None:
@@ -436,7 +437,7 @@ def register_world(model: str) -> None:
 
 def resolve(recipe: str, model: str, data: str, config: Path | None, flags: list[str]):
     """The configuration of a training: the recipe's, the world's where it is about the world, a file's, the flags'."""
-    from trapo import launch
+    from trapo.command import job as launch
 
     layers = [world_settings(recipe)] if model == "world" or is_world(data) else []
     return launch.resolve_config(recipe, layers, config, flags)
@@ -459,7 +460,7 @@ def settings_of_flags(flags: list[str]):
 
 def steps_of_flags(flags: list[str], rows: int) -> int | None:
     """Steps of all stages of `trapo train FLAGS` on so many rows; None where they depend on its demonstrations."""
-    from trapo import launch
+    from trapo.command import job as launch
 
     settings = settings_of_flags(flags)
     if "sft" in settings.stages:
@@ -491,7 +492,7 @@ def world_settings(recipe: str) -> dict:
 
 def make_job(recipe: str, model: str, data: str, eval_data: str | None, settings, resume: bool):
     """The names on the command line as things: this is where `world` means the rooms of toy/."""
-    from trapo import launch
+    from trapo.command import job as launch
 
     model_path = model_path_of(model)
     if is_world(data):

@@ -1,4 +1,4 @@
-"""The figures of runs, one function each; every one says its settings and the command (`trapo.figure`).
+"""The figures of runs, one function each; every one says its settings and the command (`trapo.plotting`).
 
 Bands of curves reach from the lowest to the highest seed, and are left out where there are many groups; intervals of
 accuracies are those of `scores.interval`.
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from trapo.figure import METHOD_COLORS, METHOD_DASHES, METHOD_LABELS, PALETTE, new_figure, save_figure, style
+from trapo.plotting import METHOD_COLORS, METHOD_DASHES, METHOD_LABELS, PALETTE, new_figure, save_figure, style
 
-from .groups import PREFIX_FIELDS, Group, reference
 from .runs import NAMES, base_evaluation, held_out, results, steps, varying
 from .runs import cost as cost_of
 from .scores import main_set, paired, scores
+from .seeds import PREFIX_FIELDS, Group, reference
 
 SMOOTH = 7  # steps of the running mean, stated in the caption
 WIDEST = 44  # letters in a line of a label that stands left of axes

@@ -1,7 +1,7 @@
 """Where the points of a sweep run: in processes of this machine, or as Ray tasks. One code path otherwise.
 
-A launcher is given each point's work (what `trapo_analysis.point` is told) by name, and the environment of each of the
-processes that run at a time; it yields what happens.
+A launcher is given each point's work (what `trapo_analysis.sweep_worker` is told) by name, and the environment of each
+of the processes that run at a time; it yields what happens.
 """
 
 import json
@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 REFRESH = 1.0  # seconds
-POINT = [sys.executable, "-P", "-m", "trapo_analysis.point"]
+POINT = [sys.executable, "-P", "-m", "trapo_analysis.sweep_worker"]
 Event = tuple[str, str, str | None]  # a point's name, "start" | "end" | "tick", its error
 
 

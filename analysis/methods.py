@@ -5,8 +5,8 @@ import re
 import sys
 from pathlib import Path
 
+from trapo.files import write_whole
 from trapo.recipe import header, recipe_names
-from trapo.run import write_whole
 
 COLUMNS = ("paper", "formula", "guidance", "command")
 MARKS = ("<!-- made by: python -m trapo_analysis.methods -->", "<!-- end of what is made -->")

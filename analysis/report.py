@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from trapo.run import read_jsonl, write_whole
+from trapo.files import read_jsonl, write_whole
 
 from . import figures
-from .groups import Group, groups, reference
 from .runs import Run, base_evaluation, cost, find, settings
 from .scores import Score, forgetting, paired, scores
+from .seeds import Group, groups, reference
 
 TEMPLATE = Path(__file__).parent / "page.html"
 CURVES = {

@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from trapo.interval import wilson
-from trapo.run import RunFolder
+from trapo.runs.folder import RunFolder
+from trapo.runs.intervals import wilson
 from trapo_evals.folder import EvalFolder
 
 EVAL = "eval"  # where a run's own evaluation lies, beside its `final`

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import ttest_1samp
 
-from trapo.interval import wilson
+from trapo.runs.intervals import wilson
 from trapo_evals.stats import holm
 
-from .groups import Group, mean_interval, reference
 from .runs import Run
+from .seeds import Group, mean_interval, reference
 
 
 @dataclass(frozen=True)

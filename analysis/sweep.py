@@ -30,7 +30,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from trapo.run import RunFolder, locked, write_whole
+from trapo.files import locked, write_whole
+from trapo.runs.folder import RunFolder
 from trapo_evals.folder import EvalFolder
 
 from .launchers import LAUNCHERS, POINT, outcome, process_slots
@@ -129,7 +130,7 @@ def merged(points: Sequence[Point], config_of: Callable[[tuple[str, ...]], Any])
 
 def _unused(config: Any) -> set[str]:
     """Parameters of other expert weights than the configuration's, and of an SFT stage that it does not have."""
-    from trapo.expert import WEIGHTS, weight_parameters
+    from trapo.method.expert import WEIGHTS, weight_parameters
 
     used = set(weight_parameters(config.expert_weight)) if config.trains_expert_tokens else set()
     unused = {name for weight in WEIGHTS for name in weight_parameters(weight)} - used
@@ -278,7 +279,7 @@ def _evaluated(folder: Path) -> bool:
 
 
 def _work(sweep: Sweep, point: Point) -> dict[str, Any]:
-    """What `trapo_analysis.point` is told: run a point, or go on with it, and evaluate it."""
+    """What `trapo_analysis.sweep_worker` is told: run a point, or go on with it, and evaluate it."""
     return {
         "folder": str((sweep.out / point.name).absolute()),
         "log": str((sweep.out / "logs" / f"{point.name}.log").absolute()),

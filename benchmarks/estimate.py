@@ -18,11 +18,11 @@ from sidebyside import compare, parser, write
 from tensors import PeakBytes
 
 from trapo import TRAPOConfig, TRAPOTrainer
-from trapo.estimate import Shape, memory
-from trapo.launch import load_model
-from trapo.run import RunFolder
-from trapo.sft import Demonstration, SFTStage
-from trapo.update import fit_tiles
+from trapo.command.memory import Shape, memory
+from trapo.models import load_model
+from trapo.runs.folder import RunFolder
+from trapo.training.micro_batches import fit_tiles
+from trapo.training.sft import Demonstration, SFTStage
 
 LENGTHS = (256, 512, 1024, 2048)
 PROMPT = 40

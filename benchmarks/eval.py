@@ -24,11 +24,11 @@ from rollout import LENGTHS, draw_lengths
 from sidebyside import compare, parser, timed, write
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from trapo.engines.torch_engine import TorchEngine
-from trapo.launch import load_model
+from trapo.models import load_model
+from trapo.rollout.engines.torch import TorchEngine
 from trapo_evals import benchmarks, verdicts
+from trapo_evals.evaluate import Settings, load_benches
 from trapo_evals.journal import Journal
-from trapo_evals.run import Settings, load_benches
 from trapo_evals.sampler import Prompts, Sampler
 from trapo_toy import world
 

@@ -11,7 +11,7 @@ import random
 from math_verify import parse, verify
 from sidebyside import compare, parser, timed, write
 
-from trapo.grading import Grader
+from trapo.grading.grader import Grader
 
 
 def pairs(n: int) -> list[tuple[str, str]]:

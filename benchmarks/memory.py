@@ -23,7 +23,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.kernels import chunked_logprob
 
 from trapo import TRAPOConfig, TRAPOTrainer
-from trapo.update import fit_tiles
+from trapo.training.micro_batches import fit_tiles
 
 ROWS, PROMPT, IDLE = 16, 40, 5
 MIB = 2**20

@@ -20,7 +20,7 @@ import numpy as np
 import scipy
 from scipy.optimize import minimize
 
-from trapo.run import write_whole
+from trapo.files import write_whole
 from trapo_toy.proposition import certificate, gradient, objective, paper_lambda, solve
 
 VOCABULARY = 151_936  # Qwen2.5's

@@ -18,13 +18,15 @@ import torch
 from sidebyside import compare, parser, timed, write
 from transformers import AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
 
-from trapo.engines.base import Request, generate
-from trapo.engines.torch_engine import TorchEngine
-from trapo.grading import Grader
-from trapo.guidance import Trace, no_guidance
-from trapo.judge import GraderJudge
-from trapo.presets import PRESETS
-from trapo.rollout import SCHEDULES, Group, Rollout
+from trapo.config import SCHEDULES
+from trapo.grading.grader import Grader
+from trapo.method.guidance import Trace, no_guidance
+from trapo.method.presets import PRESETS
+from trapo.rollout.engines.base import Request, generate
+from trapo.rollout.engines.torch import TorchEngine
+from trapo.rollout.rewards import GraderJudge
+from trapo.rollout.scheduler import Rollout
+from trapo.rollout.types import Group
 from trapo_toy import world
 from trapo_toy.world.wide import widen_heads
 
@@ -41,7 +43,7 @@ def schedules(options, model, tokenizer, grader) -> dict:
         trace = Trace((*tokenizer(row["expert"][0])["input_ids"], eos))
         groups.append(Group(row["id"], tuple(tokenizer(row["prompt"])["input_ids"]), [trace], row))
     if options.engine == "vllm":
-        from trapo.engines.vllm_engine import VLLMEngine
+        from trapo.rollout.engines.vllm import VLLMEngine
 
         vllm = VLLMEngine(model, [eos], slots=options.slots)
         vllm.load(model.named_parameters())

@@ -1,4 +1,4 @@
-"""What guidance costs in engine time, by schedule: the scheduler of `trapo.rollout` driven by a clock, not an engine.
+"""What guidance costs in engine time, by schedule: `trapo.rollout.scheduler` driven by a clock.
 
     python benchmarks/schedules.py [--out FILE] [--repetitions N]
 
@@ -20,10 +20,12 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from trapo.engines.base import Sample
-from trapo.guidance import Trace, no_guidance
-from trapo.presets import PRESETS
-from trapo.rollout import SCHEDULES, Group, Rollout
+from trapo.config import SCHEDULES
+from trapo.method.guidance import Trace, no_guidance
+from trapo.method.presets import PRESETS
+from trapo.rollout.engines.base import Sample
+from trapo.rollout.scheduler import Rollout
+from trapo.rollout.types import Group
 
 PROMPTS, MEAN, SIGMA, LONGEST = 128, 2000, 0.8, 8192
 TRACE = Trace(tuple(range(1000)))  # only its share matters

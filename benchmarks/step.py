@@ -22,8 +22,8 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from trapo import TRAPOConfig, TRAPOTrainer
-from trapo.grading import Grader
-from trapo.launch import load_model
+from trapo.grading.grader import Grader
+from trapo.models import load_model
 from trapo_toy import word_problems, world
 
 

@@ -19,8 +19,8 @@ from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any
 
-from trapo.answers import gold_text
-from trapo.text import shorten
+from trapo.data.tokens import shorten
+from trapo.grading.answers import gold_text
 
 LETTERS = string.ascii_uppercase[:10]  # MMLU-Pro has up to ten choices
 COMBINED = "valid.all.parquet"  # the papers' file of all six of `GROUPS["math"]`

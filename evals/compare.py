@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from trapo.run import environment, write_whole
+from trapo.files import write_whole
+from trapo.runs.folder import environment
 
 from . import figures, stats
 from .folder import EvalFolder, finite

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trapo.figure import METHOD_COLORS, PALETTE, new_figure, save_figure, style
+from trapo.plotting import METHOD_COLORS, PALETTE, new_figure, save_figure, style
 
 from .folder import EvalFolder
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trapo.run import locked, read_jsonl, write_whole
+from trapo.files import locked, read_jsonl, write_whole
 
 from .journal import Journal, digest
 

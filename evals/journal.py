@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trapo.engines.base import Engine, Request, Sample, Sampling
+from trapo.rollout.engines.base import Engine, Request, Sample, Sampling
 
 WEIGHTS = ("*.safetensors", "*.gguf", "config.json")
 

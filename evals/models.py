@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trapo.engines.base import Engine, Sampling
-from trapo.text import CHAT_END, shorten
+from trapo.data.tokens import CHAT_END, shorten
+from trapo.rollout.engines.base import Engine, Sampling
 
 from .journal import digest, fingerprint
 
@@ -141,12 +141,12 @@ def starter(
     def load():
         import torch
 
-        from trapo.launch import load_model
+        from trapo.models import load_model
 
         return load_model(str(model.path), dtype=getattr(torch, dtype))[0].eval()
 
     def embedded(how: Sampling) -> Engine:
-        from trapo.engines.torch_engine import TorchEngine
+        from trapo.rollout.engines.torch import TorchEngine
 
         if not loaded:
             loaded.append(load().to(device))
@@ -154,7 +154,7 @@ def starter(
         return TorchEngine(loaded[0], eos, pad, sampling=how, slots=slots)
 
     def vllm(how: Sampling) -> Engine:
-        from trapo.engines.vllm_engine import VLLMEngine
+        from trapo.rollout.engines.vllm import VLLMEngine
 
         if not loaded:
             weights = load()  # not on the GPU, which is vLLM's

@@ -6,12 +6,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from trapo.text import shorten
+from trapo.data.tokens import shorten
 
 from .folder import EvalFolder
 
 if TYPE_CHECKING:
-    from .run import Job
+    from .evaluate import Job
 
 NARROW = {
     "box": box.SIMPLE,

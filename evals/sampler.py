@@ -13,8 +13,8 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from trapo.engines.base import Engine, Sampling
-from trapo.text import prompt_ids
+from trapo.data.tokens import prompt_ids
+from trapo.rollout.engines.base import Engine, Sampling
 
 from .journal import Journal, Wanted, draw, question_seed
 
@@ -23,7 +23,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Prompts:
-    """How a question becomes tokens: the tokenizer and a template of `trapo.text`.
+    """How a question becomes tokens: the tokenizer and a template of `trapo.data.tokens`.
 
     Raises:
         ValueError: from `ids`, where the template is the tokenizer's own and it has none.

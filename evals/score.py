@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trapo.grading import STATUSES
+from trapo.grading.grader import STATUSES
 
 from . import stats
 from .benchmarks import GROUPS

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import norm
 
-from trapo.interval import wilson
+from trapo.runs.intervals import wilson
 
 RESAMPLES = 9_999  # of a bootstrap, and of a permutation test too large to enumerate
 EXACT = 12  # questions that differ, up to which all 2^12 sign flips are enumerated

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 
-from trapo.answers import boxed_answer, normalise
-from trapo.grading import Grader
+from trapo.grading.answers import boxed_answer, normalise
+from trapo.grading.grader import Grader
 
 _CHOICE = re.compile(r"(?:\\text\{)?\(?([A-J])\}?[).:]+\s+\S.*", re.DOTALL)
 Key = tuple[bool, str, str]  # the papers' grading?, text, gold
@@ -49,7 +49,7 @@ class Verdicts:
         return self._known.get((False, text, gold))
 
     def status(self, kind: str, text: str, gold: str, reference: bool = False) -> str:
-        """The status of a text, one of `trapo.grading.STATUSES`, waited for if need be.
+        """The status of a text, one of `trapo.grading.grader.STATUSES`, waited for if need be.
 
         Args:
             kind: the benchmark's: "choice" compares letters, all else is algebra.

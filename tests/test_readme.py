@@ -2,9 +2,10 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+from places import ROOT
+
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_python_example_runs(tmp_path):
@@ -18,6 +19,6 @@ def test_the_python_example_runs(tmp_path):
 
 
 def test_the_readme_names_every_file_of_the_core():
-    for path in (Path(__file__).parents[1] / "trapo").glob("*.py"):
+    for path in (ROOT / "trapo").glob("*.py"):
         if path.name not in ("__init__.py", "grading_worker.py"):
             assert f"`{path.name}`" in README, path.name

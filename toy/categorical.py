@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trapo.expert import ExpertTokens, expert_loss, make_weight
+from trapo.method.expert import ExpertTokens, expert_loss, make_weight
 from trapo_toy.gmm import Mixture, log_density, one_thread, starts, unit
 
 KINDS = ("shared", "tabular")
@@ -48,7 +48,7 @@ def train(
     """Train to the last of `marks` on the expected loss, sum_c pE(c) (- w(p(c)).detach() log p(c)).
 
     Args:
-        method: a weight of `trapo.expert`, "sft" or "trsft".
+        method: a weight of `trapo.method.expert`, "sft" or "trsft".
         kind: one of `KINDS`.
         optimizer: "sgd" or "adam", with the learning rate of `LEARNING_RATES`.
         alpha: a probability in (0, 1].

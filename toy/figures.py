@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from trapo.figure import METHOD_COLORS, METHOD_LABELS, method_line, new_figure, style
+from trapo.plotting import METHOD_COLORS, METHOD_LABELS, method_line, new_figure, style
 from trapo_toy import proposition_figure
 from trapo_toy.categorical import KINDS
 from trapo_toy.gmm import METHODS, Mixture, grid, log_density
-from trapo_toy.ruler import regions
-from trapo_toy.run import Settings
+from trapo_toy.mixture_command import Settings
+from trapo_toy.mixture_metrics import regions
 
 VOID = "#EFEFEF"
 NO_MORE = 1e-3  # divergences below it are drawn at it

@@ -4,8 +4,8 @@ An expert's token becomes an expert's sample x, its probability the policy's den
 
     loss = - w(p).detach() * log p(x),      x ~ expert
 
-with the weights w of `trapo.expert`, the trainer's own. The reverse-KL oracle minimises the integral of p log(p / pE)
-itself and therefore sees the expert's density, which no imitator does.
+with the weights w of `trapo.method.expert`, the trainer's own. The reverse-KL oracle minimises the integral of
+p log(p / pE) itself and therefore sees the expert's density, which no imitator does.
 
 A density has the unit 1 / length, and so have `alpha` (TrSFT) and `gamma` (LUFFY) here: say them as a share of the
 expert's peak. Lengths (means, jitter, learning rate of the means) count in units of the expert's smallest standard
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trapo.expert import ExpertTokens, expert_loss, make_weight
+from trapo.method.expert import ExpertTokens, expert_loss, make_weight
 
 METHODS = ("sft", "trsft", "dft", "luffy", "reverse_kl")
 BLOCK = 50  # steps whose samples are drawn at once

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from trapo.figure import METHOD_COLORS, method_line, new_figure, style
+from trapo.plotting import METHOD_COLORS, method_line, new_figure, style
 from trapo_toy.proposition import check, climb, escape_time, kept_mass, paper_lambda, rare_start, solve
 
 RAMP = ("#9CCBEA", METHOD_COLORS["trsft"], "#0A3A66", "#8C8C8C")

@@ -7,9 +7,9 @@ import importlib
 
 _EXPORTS = {
     "TRAPOConfig": "trapo.config",
-    "TRAPOTrainer": "trapo.trainer",
-    "Grader": "trapo.grading",
-    "MicroGroups": "trapo.guidance",
+    "TRAPOTrainer": "trapo.training.trainer",
+    "Grader": "trapo.grading.grader",
+    "MicroGroups": "trapo.method.guidance",
 }
 
 __all__ = sorted(_EXPORTS)

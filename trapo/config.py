@@ -10,15 +10,19 @@ from packaging.version import Version
 from transformers import SchedulerType
 from trl import GRPOConfig
 
-from . import expert, lora
-from .advantage import ADVANTAGES
-from .guidance import MicroGroups, no_guidance
-from .presets import PRESETS
-from .rollout import SCHEDULES
-from .run import STAGES
-from .text import EXPERT_TEXTS, TEMPLATES, TOO_LONG
+from .method import expert
+from .method.advantage import ADVANTAGES
+from .method.guidance import MicroGroups, no_guidance
+from .method.presets import PRESETS
+from .training import lora
 
+# Choices, in the order in which they are offered; STAGES also in the order in which a run goes through them.
+STAGES = ("sft", "rl")
 ENGINES = ("auto", "torch", "vllm", "vllm-server")
+SCHEDULES = ("speculative", "pipelined", "barrier")
+TEMPLATES = ("tokenizer", "reference", "reference-eval", "raw")
+EXPERT_TEXTS = ("all", "think")
+TOO_LONG = ("cut", "keep-eos", "drop")
 # One gradient whatever the split into micro-batches: TRL's loss types whose denominator does not depend on the split.
 SPLIT_INVARIANT_LOSSES = ("dr_grpo", "dapo", "grpo", "cispo", "sapo", "vespo", "luspo")
 # What numbers must do, and which ones; None is left to whoever fills it in.

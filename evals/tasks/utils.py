@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trapo.grading import STATUSES
+from trapo.grading.grader import STATUSES
 from trapo_evals.benchmarks import BENCHMARKS, load
 from trapo_evals.verdicts import shared
 

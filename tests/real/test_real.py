@@ -2,12 +2,12 @@
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from places import DATA, ROOT
 
 from trapo_toy import word_problems
 
@@ -104,7 +104,7 @@ def test_the_summary_says_what_was_reached(run):
 
 
 def test_a_real_model_is_evaluated_on_real_problems(gguf, tmp_path):
-    data = Path(os.environ.get("TRAPO_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    data = DATA
     if not (data / "math500.parquet").is_file():
         pytest.skip(f"{data} has no math500.parquet: set TRAPO_TEST_DATA to a folder that has it")
     flags = [
@@ -137,20 +137,20 @@ def test_a_real_model_is_evaluated_on_real_problems(gguf, tmp_path):
 
 @pytest.mark.parametrize("length, checkpointing", [(256, False), (1024, True)])
 def test_the_estimate_is_within_a_quarter_of_the_updates_peak(length, checkpointing, gguf, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     from estimate import measured
 
-    from trapo.launch import load_model
+    from trapo.models import load_model
 
     found = measured(load_model(str(gguf))[0], str(tmp_path), length, checkpointing)
     assert abs(found["error"]) < 0.25
 
 
 def test_the_estimate_is_within_a_quarter_of_the_sft_stages_peak(gguf, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     from estimate import measured_sft
 
-    from trapo.launch import load_model
+    from trapo.models import load_model
 
     found = measured_sft(*load_model(str(gguf)), str(tmp_path), 256, True)
     assert abs(found["error"]) < 0.25

@@ -16,9 +16,9 @@ from harness import one_step
 from test_rollout import SlowJudge, facts, roll
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trapo.engines.base import Request, Sampling, generate
-from trapo.engines.vllm_engine import VLLMEngine, bit_sum
-from trapo.run import MARKER
+from trapo.rollout.engines.base import Request, Sampling, generate
+from trapo.rollout.engines.vllm import VLLMEngine, bit_sum
+from trapo.runs.folder import MARKER
 
 pytestmark = pytest.mark.vllm
 HEADS = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}  # vLLM's CPU kernels begin at 32

@@ -2,11 +2,10 @@
 
 import json
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from places import TRAPO
 from served import Server
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -14,7 +13,6 @@ from trapo_toy import world
 from trapo_toy.world.wide import widen_heads
 
 pytestmark = pytest.mark.vllm
-TRAPO = Path(sys.executable).with_name("trapo")
 
 
 @pytest.fixture(scope="module")

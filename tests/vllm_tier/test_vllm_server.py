@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from served import Server
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trapo.engines.base import Request, Sampling, generate
-from trapo.engines.vllm_server import VLLMServerEngine
+from trapo.rollout.engines.base import Request, Sampling, generate
+from trapo.rollout.engines.vllm_server import VLLMServerEngine
 from trapo_toy import world
 from trapo_toy.world.wide import widen_heads
 

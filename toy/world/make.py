@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from trapo.engines.base import Request, generate
-from trapo.engines.torch_engine import TorchEngine
-from trapo.grading import boxed_answer
+from trapo.grading.grader import boxed_answer
+from trapo.rollout.engines.base import Request, generate
+from trapo.rollout.engines.torch import TorchEngine
 
 from .base import Making, make_base
 from .rows import probes, rows

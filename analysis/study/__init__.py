@@ -1,0 +1,1 @@
+"""The study of docs/results/plan.md: its runs, tables and figures."""

@@ -1,0 +1,7 @@
+"""`python -m trapo_analysis.study`."""
+
+import sys
+
+from .runner import main
+
+sys.exit(main())

@@ -1,0 +1,96 @@
+"""What a run needs, by hand: sizes, bytes, operations."""
+
+from types import SimpleNamespace
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from trapo import TRAPOConfig
+from trapo.command.memory import Shape, memory, work
+from trapo_toy.world import BASE
+
+QWEN_7B = Shape(3584, 28, 3584, 512, 18944, 152064, False)  # Qwen2.5-Math-7B's config.json
+TINY = Shape(hidden=8, layers=2, queries=8, keys=4, mlp=16, vocabulary=10, tied=True)
+
+
+def settings(**fields):
+    shared = {
+        "output_dir": "unused", "use_cpu": True, "update_tokens": 100, "max_completion_length": 60, "rollout_slots": 5,
+        "gradient_checkpointing": False, "per_device_train_batch_size": 16,
+    }  # fmt: skip
+    return TRAPOConfig(**shared | fields)
+
+
+def test_parameters_of_real_models():
+    assert QWEN_7B.parameters == pytest.approx(7_615_616_512, rel=1e-4)  # the model card's 7.61 billion
+    model = AutoModelForCausalLM.from_pretrained(BASE)
+    assert Shape.of(model.config).parameters == pytest.approx(model.num_parameters(), rel=5e-3)  # norms are left out
+
+
+def test_sizes_by_hand():
+    assert TINY.layer_parameters == 8 * (16 + 8 + 48) == 576
+    assert TINY.parameters == 2 * 576 + 80
+    assert TINY.activations == 48 + 24 + 8 + 64
+    # rank 1: q 16, k and v 12 each, o 16, gate and up 24 each, down 24
+    assert TINY.lora_parameters(1) == 2 * (16 + 24 + 16 + 48 + 24)
+
+
+def test_memory_by_hand():
+    found = memory(TINY, settings(), prompt=30)
+    assert (found.weights, found.gradients, found.optimizer) == (4 * 1232, 4 * 1232, 8 * 1232)
+    assert found.activations == 100 * 4 * 2 * 144  # the budget's 100 tokens, more than a row of 90
+    assert found.transient == 4 * (3 * 100 * 10 + 2 * 80)
+    assert found.cache == 2 * 2 * 4 * 5 * 90 * 4  # keys and values, layers, width, slots, tokens, bytes
+    assert found.copy == found.sft == 0
+    update = found.weights * 4 + found.activations + found.transient
+    assert found.peaks == {"update": update, "rollout": found.weights * 3 + found.cache}
+
+
+def test_memory_of_the_sft_stage_by_hand():
+    found = memory(TINY, settings(stages=["sft", "rl"], sft_batch_size=6), prompt=30)  # 16 a part: 6 divide 6
+    assert found.sft == 6 * 90 * 4 * 2 * 144 + 4 * (3 * 256 * 10 + 2 * 80)
+    assert found.peaks["SFT"] == found.weights * 4 + found.sft and len(found.peaks) == 3
+    alone = memory(TINY, settings(stages=["sft"], sft_batch_size=20, per_device_train_batch_size=8), prompt=30)
+    assert alone.sft == 5 * 90 * 4 * 2 * 144 + 4 * (3 * 256 * 10 + 2 * 80)  # 5 is the largest up to 8 that divides 20
+    assert alone.activations == alone.transient == 0 and [*alone.peaks] == ["SFT", "rollout"]
+
+
+def test_a_row_longer_than_the_budget_counts_and_checkpointing_keeps_inputs_only():
+    found = memory(TINY, settings(update_tokens=50, gradient_checkpointing=True), prompt=30)
+    assert found.activations == 90 * 4 * 8 * (2 + 4)
+    assert found.transient == 90 * 4 * 144  # one layer in full is more than the head here
+
+
+def test_shards_and_adapters():
+    whole, half = (memory(TINY, settings(), prompt=30, shards=n) for n in (1, 2))
+    assert half.weights == whole.weights / 2 and half.optimizer == whole.optimizer / 2
+    assert half.copy == 4 * 1232 and memory(TINY, settings(), prompt=30, shards=2, embedded=False).copy == 0
+    pytest.importorskip("peft")
+    lora = memory(TINY, settings(lora_r=1), prompt=30)
+    assert lora.weights == 4 * (1232 + 256) and lora.gradients == 4 * 256 and lora.optimizer == 8 * 256
+    assert lora.transient == 4 * 3 * 100 * 10  # the head has no gradient
+
+
+def test_seven_billion_parameters_need_what_everybody_knows():
+    config = settings(use_cpu=True, max_completion_length=8192)
+    assert memory(QWEN_7B, config, prompt=1024).weights / 2**30 == pytest.approx(28.4, abs=0.1)
+    assert memory(QWEN_7B, config, prompt=1024, shards=8).optimizer / 2**30 == pytest.approx(7.1, abs=0.05)
+
+
+def test_work_by_hand():
+    found = work(TINY, settings(), prompt=20)
+    # two prompts of 8 samples x 60; guided: 4 x 1 + 2 x .8 + 1 x .5 + 1 x 0 = 6.1 of 8
+    assert found.drawn == (2 * 8 * 60, pytest.approx(2 * 6.1 * 60))
+    assert found.trained == (16 * 80, 16 * 80)
+    forward = 2 * (2 * 576 + 80) + 4 * 2 * 8 * 40
+    assert found.rollout_flops[0] == 960 * forward and found.update_flops[0] == 3 * 1280 * forward
+    checkpointed = work(TINY, settings(gradient_checkpointing=True), prompt=20)
+    assert checkpointed.update_flops[0] == 4 * 1280 * forward
+    assert work(TINY, settings(guidance="none", expert_weight="none"), prompt=20).drawn == (960, 960)
+    # 960 / 96 + 1280 / 128 = 20 seconds unguided, 732 / 96 + 10 guided
+    assert found.lines(96, 128)["seconds per step, at these rates"] == "18 to 20"
+
+
+def test_a_model_without_the_sizes_is_named():
+    with pytest.raises(ValueError, match="no estimate for this model: its configuration has no num_attention_heads"):
+        Shape.of(SimpleNamespace(hidden_size=3))

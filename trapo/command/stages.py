@@ -1,0 +1,205 @@
+"""From a job to a finished run folder: evaluate, SFT stage, RL stage, evaluate, save; and going on after a kill."""
+
+import gc
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from accelerate import PartialState
+from rich.console import Console
+from transformers import PrinterCallback, ProgressCallback
+from transformers.integrations import TensorBoardCallback, TrackioCallback
+from transformers.utils import logging as transformers_logging
+
+from ..config import TRAPOConfig
+from ..files import locked, write_whole
+from ..models import load_model
+from ..runs.folder import DROPPED, MARKER, RunFolder
+from ..runs.progress import ProgressLine, print_summary
+from ..training.lora import load_adapter, peft_config
+from ..training.sft import SFTStage
+from ..training.trainer import TRAPOTrainer
+from .job import Job, print_data
+
+# What a resumed run may change: where and how it runs and is reported, not what is computed.
+FREE_ON_RESUME = {
+    "per_device_eval_batch_size",
+    "output_dir",
+    "resume_from_checkpoint",
+    "report_to",
+    "run_name",
+    "logging_dir",
+    "disable_tqdm",
+}
+
+
+def train(job: Job, config: TRAPOConfig, *, resume: bool = False, console: Console | None = None) -> RunFolder:
+    """Train through the stages of `config`, evaluate before, between and after, save `final/`, print the summary.
+
+    Raises:
+        ValueError, FileExistsError: before any work, in one line with the remedy.
+    """
+    folder = RunFolder(config.output_dir)
+    with ExitStack() as held:
+
+        def hold() -> None:
+            if PartialState().is_main_process:
+                held.enter_context(
+                    locked(folder.path / ".lock", "training", "wait for it, or choose another output_dir")
+                )
+
+        return _train(folder, job, config, resume, console or Console(highlight=False), hold)
+
+
+def _train(
+    folder: RunFolder, job: Job, config: TRAPOConfig, resume: bool, console: Console, hold: Callable[[], None]
+) -> RunFolder:
+    transformers_logging.disable_progress_bar()
+    config.run_name = config.run_name or folder.path.name  # what trackers call it
+    point = None
+    if not resume:
+        folder.check_free()
+    elif not folder.has_run():
+        raise ValueError(f"{folder.path} holds no run to resume: start it without --resume, or name its --output_dir")
+    else:
+        hold()
+        point = _resume_point(folder, job, config)
+        PartialState().wait_for_everyone()  # each process has seen the folder as it was
+        if point is None and PartialState().is_main_process:
+            folder.clear()
+    over = point is not None and point != folder.sft and folder.stage_is_over(point)  # killed before what comes after
+    start = folder.sft if folder.sft.exists() else job.model_path
+    trainer = _trainer(job, config, start, point if over else None)
+    accuracies: dict[str, float] = {}
+    if not resume:
+        hold()  # not before: what is refused leaves no folder
+    if point is None:
+        trainer.recorder.begin()
+    else:
+        _check_rows(folder, trainer)
+        trainer.recorder.go_on(point)
+    main = trainer.accelerator.is_main_process
+    if main:
+        alpha = config.method_settings()["alpha"]
+        console.print(f"[bold]{job.recipe}[/] (alpha {alpha}) on {job.model}, {job.data}: {folder.path}")
+        print_data(job, console)
+        if job.reports:
+            dropped = [record for report in job.reports for record in report.dropped]
+            write_whole(folder.path / DROPPED, "".join(json.dumps(record) + "\n" for record in dropped))
+    trainer.add_callback(ProgressLine(trainer, console, accuracies))
+    _evaluate(trainer, job, config.stages[0], 0)
+    if "sft" in config.stages:
+        if not folder.sft.exists():
+            stage = _sft_stage(trainer, config, folder, point)
+            stage.add_callback(ProgressLine(stage, console, accuracies))
+            _run(stage, point, over)
+            stage.recorder.save_model(folder.sft, mark=True)
+            del trainer, stage
+            gc.collect()  # two models at a time are too many for some machines
+            point, over = None, False
+            trainer = _trainer(job, config, folder.sft)
+            trainer.recorder.go_on(folder.sft)
+            trainer.add_callback(ProgressLine(trainer, console, accuracies))
+        _evaluate(trainer, job, "sft", json.loads((folder.sft / MARKER).read_text())["step"])
+    if "rl" in config.stages:
+        _run(trainer, point if point != folder.sft else None, over)
+        _evaluate(trainer, job, "rl", trainer.state.global_step)
+    trainer.recorder.save_model(folder.final, card=True)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TrackioCallback):
+            callback.on_train_end(trainer.args, trainer.state, trainer.control, model=trainer.model)
+    if main:
+        print_summary(folder, console)
+    return folder
+
+
+def _run(trainer: TRAPOTrainer | SFTStage, checkpoint: Path | None, over: bool) -> None:
+    """Train a stage from its start or a checkpoint; nothing where the checkpoint, whose weights these are, ends it."""
+    if over:
+        trainer.state.global_step = json.loads((checkpoint / MARKER).read_text())["step"]
+    else:
+        _open_trackio(trainer)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+
+
+def _open_trackio(trainer: TRAPOTrainer | SFTStage) -> None:
+    """Open trackio's run where it is not: TRL's timers write to it, also while we evaluate outside of training."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TrackioCallback) and callback._trackio.context_vars.current_run.get() is None:
+            callback.setup(trainer.args, trainer.state, trainer.model)
+
+
+def _trainer(job: Job, config: TRAPOConfig, start: str | Path, checkpoint: Path | None = None) -> TRAPOTrainer:
+    """The RL stage's trainer, which also evaluates: with the weights of `start`, or of a checkpoint begun there."""
+    whole = checkpoint is not None and not config.lora_r
+    model, tokenizer = load_model(str(checkpoint if whole else start), config.trust_remote_code)
+    try:
+        trainer = TRAPOTrainer(
+            model, args=config, train_dataset=job.train, eval_dataset=job.held_out or None, processing_class=tokenizer,
+            peft_config=peft_config(config),
+        )  # fmt: skip
+        if checkpoint is not None and config.lora_r:
+            load_adapter(trainer.model, checkpoint)
+    except RuntimeError as error:
+        if "to be installed" in str(error):  # a tracker's callback, which says what to install
+            raise ValueError(f"report_to {config.report_to}: {error}") from error
+        raise
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+            # It learns of the run folder when training begins; our first evaluation's figures would go to ./runs.
+            callback.logging_dir = str(Path(config.output_dir) / "tensorboard")
+    trainer.recorder.job = {"recipe": job.recipe, "model": job.model, "data": job.data}
+    return trainer
+
+
+def _sft_stage(trainer: TRAPOTrainer, config: TRAPOConfig, folder: RunFolder, point: Path | None) -> SFTStage:
+    """The SFT stage on the weights of `trainer`."""
+    model, demonstrations = trainer.accelerator.unwrap_model(trainer.model), trainer.demonstrations()
+    stage = SFTStage(model, config, demonstrations, trainer.processing_class, folder)
+    stage.remove_callback(PrinterCallback)
+    stage.remove_callback(ProgressCallback)
+    if point is not None:
+        stage.recorder.take_up(point)
+    return stage
+
+
+def _evaluate(trainer: TRAPOTrainer, job: Job, stage: str, step: int) -> None:
+    """Evaluate the held-out sets that have no record yet at this point of the run."""
+    done = {
+        r["set"] for r in trainer.recorder.folder.records("evals.jsonl") if (r["stage"], r["step"]) == (stage, step)
+    }
+    missing = {name: rows for name, rows in job.held_out.items() if name not in done}
+    trainer.accelerator.wait_for_everyone()  # before the first process appends to what the others are reading
+    if missing:
+        trainer.recorder.at = (stage, step)
+        _open_trackio(trainer)
+        trainer.evaluate(missing)
+        trainer.recorder.at = None
+
+
+def _check_rows(folder: RunFolder, trainer: TRAPOTrainer) -> None:
+    """Refuse to go on with other training rows than the run was begun with."""
+    before, now = (r["rows_fingerprint"] for r in (folder.record(), trainer.recorder.describe()))
+    if before != now:
+        raise ValueError(
+            f"{folder.path} was begun with other training rows (fingerprint {before}, now {now}): give the data as it "
+            "was, or start a new run"
+        )
+
+
+def _resume_point(folder: RunFolder, job: Job, config: TRAPOConfig) -> Path | None:
+    """Where to go on: the newest checkpoint, or the end of the SFT stage; None if neither is there."""
+    if folder.final.exists():
+        raise ValueError(f"{folder.path} is finished: look at {folder.final}, or start a new run in another output_dir")
+    record = folder.record()
+    names = {"recipe": job.recipe, "model": job.model}  # the model too: a checkpoint of LoRA's holds no weights of it
+    before = record.get("config", {}) | {name: record.get(name, value) for name, value in names.items()}
+    now = json.loads(json.dumps(config.to_dict(), default=str)) | names
+    changed = [k for k in sorted(before | now) if k not in FREE_ON_RESUME and before.get(k) != now.get(k)]
+    if changed:
+        differences = ", ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed)
+        raise ValueError(f"{folder.path} was begun with another configuration: {differences}")
+    return folder.last_checkpoint() or (folder.sft if folder.sft.exists() else folder.last_checkpoint("sft"))

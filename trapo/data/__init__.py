@@ -1,0 +1,1 @@
+"""Rows in, checked, as tokens."""

@@ -1,0 +1,54 @@
+"""Files that are written whole or not at all, JSONL that survives a torn line, and locks that a kill gives back."""
+
+import fcntl
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that a crash leaves the old one or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a JSONL file; a torn last line is dropped with a warning, a broken line elsewhere is an error."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                if not line.endswith(b"\n"):
+                    raise ValueError("torn")
+                yield json.loads(line)
+            except ValueError:
+                if file.read(1):
+                    raise ValueError(f"{path}, line {number} is not JSON: {line[:80]!r}") from None
+                warnings.warn(f"{path}: the torn last line {number} was dropped", stacklevel=2)
+
+
+@contextmanager
+def locked(path: Path, doing: str, remedy: str) -> Iterator[None]:
+    """Hold the lock file `path`, whose folder is made; a process that is killed gives it back.
+
+    Raises:
+        ValueError: if the folder cannot be written, or another process is `doing` the same; with the remedy.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "a")  # noqa: SIM115
+    except OSError as error:
+        raise ValueError(f"{path.parent} cannot be written ({error}): {remedy}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process is {doing} into {path.parent}: {remedy}") from None
+        yield

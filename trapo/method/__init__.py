@@ -1,0 +1,1 @@
+"""The science: guidance, advantages and the expert's weight. Imports nothing but torch."""

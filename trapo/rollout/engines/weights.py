@@ -1,0 +1,152 @@
+"""The engine that a trainer draws with, kept at the training model's weights."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from trl import GRPOTrainer
+from trl.generation.vllm_generation import VLLMGeneration
+
+from ...config import TRAPOConfig
+from .base import Engine, Sampling
+from .torch import TorchEngine
+
+if TYPE_CHECKING:
+    from .vllm import VLLMEngine
+    from .vllm_server import VLLMServerEngine
+
+
+class TRLWeights(VLLMGeneration):
+    """TRL's walk over a model that is wrapped, sharded (FSDP, DeepSpeed) or adapted (PEFT), without TRL's engine."""
+
+    def _init_vllm(self) -> None:
+        """No engine: `VLLMEngine` is ours."""
+
+    def named(self) -> Iterator[tuple[str, Tensor]]:
+        """Each tensor under the name vLLM expects, one at a time. Every rank must go through all of them."""
+        return self._iter_named_params()
+
+
+# A process has one vLLM per setting, whichever trainer uses it: the stages of a run have one each, and a GPU's memory
+# holds one.
+_started: dict[tuple, "VLLMEngine | VLLMServerEngine"] = {}
+
+
+def start_vllm(
+    model: PreTrainedModel,
+    eos_ids: list[int],
+    args: TRAPOConfig,
+    weights: Path,
+    *,
+    ranks: int = 1,
+    first: bool = True,
+    barrier: Callable[[], None] = lambda: None,
+) -> "VLLMEngine | VLLMServerEngine":
+    """vLLM in this process, or a client of its server, as `args` say; without weights until `load`.
+
+    Args:
+        model: the training model, unwrapped.
+        eos_ids: tokens that end a sample.
+        args: the configuration.
+        weights: the folder through which weights go to a server.
+        ranks, first, barrier: the run's processes, whether this is the first of them, and what waits for all.
+
+    Raises:
+        ValueError: there is no such server, or it takes no weights.
+    """
+    settings = {"slots": args.rollout_slots, "dtype": torch.bfloat16 if args.bf16 else model.dtype}
+    if served := args.resolved_engine() == "vllm-server":
+        vocabulary = model.config.get_text_config().vocab_size
+        settings |= {
+            "base_url": args.vllm_server_base_url,
+            "weights": weights,
+            "vocabulary": vocabulary,
+            "first": first,
+        }
+    else:
+        share = args.vllm_gpu_memory_utilization
+        settings |= {"max_model_len": args.vllm_max_model_length, "memory_share": share, "ranks": ranks}
+    key = (model.config.to_json_string(), *eos_ids, *settings.values())
+    if key not in _started and served:
+        from .vllm_server import VLLMServerEngine
+
+        _started[key] = VLLMServerEngine(eos_ids=eos_ids, barrier=barrier, **settings)
+    elif key not in _started:
+        from .vllm import VLLMEngine  # only where it is wanted: importing vllm takes seconds
+
+        _started[key] = VLLMEngine(model, eos_ids, **settings)
+    return _started[key]
+
+
+class Engines:
+    """Gives a trainer its engine: `TorchEngine` on the live model, or vLLM with weights pushed when they have changed.
+
+    `seconds` and `difference` are of the last push to vLLM and its check (`VLLMEngine.check`); None without one.
+    """
+
+    def __init__(self, trainer: GRPOTrainer):
+        self._trainer = trainer
+        self.seconds: float | None = None
+        self.difference: float | None = None
+        self._whole: PreTrainedModel | None = None  # of a sharded model, its weights unsharded
+        self._whole_at = -1  # the step whose weights these are
+        self._vllm = None if trainer.args.resolved_engine() == "torch" else self._start_vllm()
+
+    def _start_vllm(self) -> "VLLMEngine | VLLMServerEngine":
+        trainer = self._trainer
+        accelerator, args = trainer.accelerator, trainer.args
+        return start_vllm(
+            accelerator.unwrap_model(trainer.model),
+            trainer.eos_token_ids,
+            args,
+            Path(args.vllm_server_weights or Path(args.output_dir) / "server-weights"),
+            ranks=accelerator.num_processes,
+            first=accelerator.is_main_process,
+            barrier=accelerator.wait_for_everyone,
+        )
+
+    def forget(self) -> None:
+        """The weights may have changed without a step: a checkpoint was loaded."""
+        self._whole_at = -1
+        if self._vllm is not None:
+            self._vllm.loaded = None
+
+    def ready(self, model, sampling: Sampling, step: int) -> Engine:
+        """The engine with the weights of `model`, the training model unwrapped, as they are at `step`."""
+        trainer = self._trainer
+        if self._vllm is None:
+            if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+                model = self._unsharded(model, step)
+            slots, pad = trainer.args.rollout_slots, trainer._tokenizer.pad_token_id
+            return TorchEngine(model, trainer.eos_token_ids, pad, sampling=sampling, slots=slots)
+        self._vllm.sampling, self.seconds = sampling, None
+        if self._vllm.loaded != (id(self), step):
+            started = time.perf_counter()
+            self._vllm.load(self._weights())
+            self.difference = self._vllm.check(model)
+            self._vllm.loaded, self.seconds = (id(self), step), time.perf_counter() - started
+        return self._vllm
+
+    def _weights(self) -> Iterator[tuple[str, Tensor]]:
+        return TRLWeights(self._trainer.model, self._trainer.accelerator, processing_class=None).named()
+
+    def _unsharded(self, model: PreTrainedModel, step: int) -> PreTrainedModel:
+        """A whole copy of an FSDP model: its ranks wait for each other in every layer, but draw different lengths.
+
+        It costs the memory of the weights on every rank; where that is too much there is vLLM.
+        """
+        if self._whole is None:
+            device, dtype = self._trainer.accelerator.device, next(model.parameters()).dtype
+            self._whole = AutoModelForCausalLM.from_config(model.config).to(device, dtype).eval()
+        if self._whole_at != step:
+            parameters = dict(self._whole.named_parameters())  # tied ones once
+            for name, tensor in self._weights():
+                if name in parameters:
+                    parameters[name].data.copy_(tensor)
+            self._whole_at = step
+        return self._whole

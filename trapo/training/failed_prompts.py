@@ -1,0 +1,112 @@
+"""Prompts on which every sample failed, kept until there are enough for a step of SFT on their demonstrations (ReLIFT).
+
+    for every rollout:      the prompts without a right sample wait
+    at the end of a step:   `failed_prompts` of them make one step of the same optimizer, the oldest first
+
+The steps of RL are TRL's own and know nothing of this. What waits is in every checkpoint.
+
+Source: arXiv 2506.07527 ("Learning What Reinforcement Learning Can't: Interleaved Online Fine-Tuning for Hardest
+Questions").
+"""
+
+import json
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from transformers import TrainerCallback
+
+from ..files import write_whole
+from ..rollout.types import Row
+
+if TYPE_CHECKING:
+    from .trainer import TRAPOTrainer
+
+FILE = "failed_prompts.json"
+Waiting = tuple[str, list[int], list[int]]  # name, prompt and trace as tokens
+
+
+class FailedPrompts(TrainerCallback):
+    """Keeps failed prompts, and trains on their demonstrations when there are enough.
+
+    Args:
+        trainer: whose model, optimizer and rollouts these are.
+        size: demonstrations of one step, over all ranks; a multiple of their number.
+
+    Raises:
+        ValueError: for a size that the ranks cannot share evenly.
+    """
+
+    def __init__(self, trainer: "TRAPOTrainer", size: int):
+        ranks = trainer.accelerator.num_processes
+        if size % ranks:
+            raise ValueError(f"failed_prompts is {size}: it must be a multiple of the {ranks} processes")
+        self.trainer, self.size = trainer, size
+        self.waiting: list[Waiting] = []
+
+    def take(self, rows: Sequence[Row]) -> None:
+        """Take up this rank's rollout, whole groups in order: what failed on any rank waits on every one."""
+        mine = []
+        for _, group in groupby(rows, key=lambda row: id(row.group)):
+            samples = list(group)
+            if not any(row.reward for row in samples):
+                shown = samples[0].group
+                mine += [
+                    (f"{shown.prompt_id}:0", list(shown.prompt_ids), list(trace.ids))
+                    for trace in self.trainer.traces(shown.columns)[:1]
+                ]
+        self.waiting += gather_object(mine)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """As many steps of SFT as there are demonstrations for."""
+        while len(self.waiting) >= self.size:
+            now, self.waiting = self.waiting[: self.size], self.waiting[self.size :]
+            self.step(now)
+
+    def step(self, demonstrations: Sequence[Waiting]) -> None:
+        """One optimizer step on -log p, averaged over all the demonstrations' tokens."""
+        trainer = self.trainer
+        accelerator, model = trainer.accelerator, trainer.model_wrapped
+        total = sum(len(trace) for _, _, trace in demonstrations)
+        longest = max(len(prompt) + len(trace) for _, prompt, trace in demonstrations)
+        mine = demonstrations[accelerator.process_index :: accelerator.num_processes]
+        at_once = max(trainer.args.update_tokens // longest, 1)  # the same on every rank: they gather layers together
+        model.train()
+        for start in range(0, len(mine), at_once):
+            loss = self._loss(model, mine[start : start + at_once]) / total
+            # DDP takes the mean over ranks, and accelerate divides by the accumulation.
+            accelerator.backward(loss * accelerator.num_processes * accelerator.gradient_accumulation_steps)
+        if trainer.args.max_grad_norm:
+            accelerator.clip_grad_norm_(model.parameters(), trainer.args.max_grad_norm)
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+        trainer.recorder.shown |= {name for name, _, _ in demonstrations}
+        trainer.note_sft_step(total)
+
+    def _loss(self, model, demonstrations: Sequence[Waiting]) -> Tensor:
+        """-log p, summed over the demonstrations' trace tokens."""
+        device, pad = self.trainer.accelerator.device, self.trainer.processing_class.pad_token_id
+        before = max(len(prompt) for _, prompt, _ in demonstrations)
+        behind = max(len(trace) for _, _, trace in demonstrations)
+        ids = torch.full((len(demonstrations), before + behind), pad, device=device)
+        mask = torch.zeros_like(ids)
+        for i, (_, prompt, trace) in enumerate(demonstrations):  # prompts on the left, as TRL has them
+            ids[i, before - len(prompt) : before + len(trace)] = torch.tensor(prompt + trace, device=device)
+            mask[i, before - len(prompt) : before + len(trace)] = 1
+        logp, *_ = self.trainer._get_per_token_logps_and_entropies(model, ids, mask, behind)
+        return -(torch.where(mask[:, before:].bool(), logp, 0.0)).sum()
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def save(self, checkpoint: Path) -> None:
+        """Put what waits into a checkpoint; the same on every rank, written by the main process."""
+        if self.trainer.accelerator.is_main_process:
+            write_whole(checkpoint / FILE, json.dumps(self.waiting))
+
+    def load(self, checkpoint: Path) -> None:
+        """Take up what waited at a checkpoint."""
+        self.waiting = [tuple(entry) for entry in json.loads((checkpoint / FILE).read_text())]

@@ -1,0 +1,68 @@
+"""LoRA (arXiv 2106.09685) through PEFT: what the configuration's `lora_*` fields mean, and how its models are saved.
+
+Each stage trains an adapter of its own on the frozen model that it begins with, and ends with the two merged: what is
+saved at the end of a stage is an ordinary model, with the adapter beside it. Checkpoints hold the adapter alone.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ..config import TRAPOConfig
+
+ADAPTER = "adapter"  # its folder beside the merged weights
+
+
+def check(config: "TRAPOConfig") -> None:
+    """ValueError for LoRA settings that cannot be trained with."""
+    if config.lora_r < 0:
+        raise ValueError(f"lora_r is {config.lora_r}: give the adapters' rank, or 0 to train all weights")
+    if config.lora_r and not find_spec("peft"):
+        raise ValueError("lora_r needs PEFT: pip install 'trapo[lora]', or train all weights with --lora_r 0")
+
+
+def peft_config(config: "TRAPOConfig") -> Any:
+    """PEFT's configuration; None where all weights are trained."""
+    if not config.lora_r:
+        return None
+    from peft import LoraConfig
+
+    modules = config.lora_target_modules
+    return LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        # A name that PEFT understands stands alone; a list is of modules.
+        target_modules=modules[0] if len(modules) == 1 else modules,
+        task_type="CAUSAL_LM",
+    )
+
+
+def is_adapted(model: Any) -> bool:
+    """Whether this is a model with adapters."""
+    return find_spec("peft") is not None and hasattr(model, "merge_adapter")
+
+
+def load_adapter(model: Any, checkpoint: Path) -> None:
+    """Put a checkpoint's adapter into the adapted model."""
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    set_peft_model_state_dict(model, load_peft_weights(str(checkpoint)))
+
+
+def save_merged(model: Any, folder: Path) -> None:
+    """Save the adapted model with its adapters merged, as an ordinary model, and the adapter in `folder`/adapter."""
+    model.save_pretrained(folder / ADAPTER)
+    base = model.get_base_model()
+    model.merge_adapter()
+    try:
+        base.save_pretrained(folder, state_dict=_plain_names(base.state_dict()))
+    finally:
+        model.unmerge_adapter()
+
+
+def _plain_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under the names that they have without PEFT."""
+    return {name.replace(".base_layer", ""): tensor for name, tensor in weights.items() if ".lora_" not in name}

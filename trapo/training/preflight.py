@@ -1,0 +1,127 @@
+"""What is checked of datasets, model and tokenizer before any work starts; each error names the remedy."""
+
+import hashlib
+import json
+from math import gcd
+from typing import Any
+
+from datasets import Dataset
+from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
+
+from ..config import TRAPOConfig
+from ..data.tokens import prompt_ids
+from ..rollout.engines.torch import check_full_attention
+
+LONGEST_PROMPTS = 16  # by characters: tokenizing all of a large dataset only to find its longest would take minutes
+
+
+def split_evenly(args: TRAPOConfig, eval_dataset) -> None:
+    """Lower per_device_eval_batch_size until every held-out set falls into whole batches on all processes.
+
+    accelerate fills the last batch with rows from the start, which would be drawn and counted twice.
+
+    Raises:
+        ValueError: where a set cannot be split so.
+    """
+    sets = eval_dataset if isinstance(eval_dataset, dict) else {"held-out": eval_dataset}
+    per_prompt, ranks = args.num_generations_eval or args.num_generations, args.world_size
+    if ranks == 1 or not all(hasattr(rows, "__len__") for rows in sets.values()):
+        return
+    samples = gcd(*(len(rows) * per_prompt for rows in sets.values()))
+    for batch in range(args.per_device_eval_batch_size, 0, -1):
+        if samples % (batch * ranks) == 0 and batch * ranks % per_prompt == 0:
+            args.per_device_eval_batch_size = batch
+            return
+    sizes = ", ".join(f"{name} {len(rows)}" for name, rows in sets.items())
+    raise ValueError(
+        f"held-out sets ({sizes} prompts x {per_prompt} samples) cannot be split over {ranks} processes without "
+        f"drawing some twice: make their numbers multiples of {ranks}"
+    )
+
+
+def prompt_id(row: dict[str, Any]) -> str:
+    """The row's `id`, or a hash of its prompt where it has none."""
+    if row.get("id") is not None:
+        return str(row["id"])
+    return hashlib.blake2b(json.dumps(row["prompt"], sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def with_ids(dataset):
+    """`dataset` with a column `id`, the row's number where it had none; streams are left as they are."""
+    if isinstance(dataset, Dataset) and "id" not in dataset.column_names:
+        return dataset.add_column("id", [str(i) for i in range(len(dataset))])
+    return dataset
+
+
+def check_inputs(args: TRAPOConfig, reward_funcs, train_dataset, processing_class) -> None:
+    """Datasets and reward functions against the configuration.
+
+    Raises:
+        ValueError: naming the thing, the value and the remedy.
+    """
+    if not isinstance(args, TRAPOConfig):
+        raise ValueError(f"args is a {type(args).__name__}: pass a trapo.TRAPOConfig")
+    if isinstance(processing_class, ProcessorMixin):
+        raise ValueError("vision-language models are not supported: pass a text tokenizer as processing_class")
+    for function in reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]:
+        if function is not None and (isinstance(function, str) or hasattr(function, "forward")):
+            raise ValueError(f"reward_funcs has {function!r}: wrap the reward model in a Python callable as in TRL")
+    if train_dataset is None:
+        raise ValueError("train_dataset is missing: pass a datasets.Dataset with the columns prompt, answer, expert")
+    columns = set(train_dataset.column_names or [])
+    needed = {"prompt"} | ({"answer"} if reward_funcs is None else set())
+    if missing := sorted(needed - columns):
+        raise ValueError(
+            f"train_dataset has no column {', '.join(missing)} (it has {', '.join(sorted(columns)) or 'none'}): rename "
+            "a column, or pass reward_funcs where there are no answers"
+        )
+    if columns & {"image", "images"}:
+        raise ValueError("train_dataset has images: vision-language models are not supported, remove the column")
+    if args.uses_experts:
+        what = "the SFT stage learns" if "sft" in args.stages else f"guidance {args.guidance!r} shows"
+        what = "the steps on failed prompts learn" if args.failed_prompts else what
+        if "expert" not in columns:
+            raise ValueError(
+                f"{what} experts' traces, but train_dataset has no column expert: add it, or train plain GRPO "
+                "(guidance='none', stages=['rl'])"
+            )
+        if isinstance(train_dataset, Dataset) and not any(train_dataset["expert"]):
+            raise ValueError(
+                f"{what} experts' traces, but no row of train_dataset has one: fill the column expert, or train plain "
+                "GRPO (guidance='none', stages=['rl'])"
+            )
+    if isinstance(train_dataset, Dataset):
+        prompts = args.generation_batch_size // args.num_generations
+        if len(train_dataset) < prompts:
+            raise ValueError(
+                f"train_dataset has {len(train_dataset)} rows, but one generation batch takes {prompts} prompts "
+                f"(generation_batch_size {args.generation_batch_size} / {args.num_generations}): TRL would drop it and "
+                "train no step. Add rows, or lower per_device_train_batch_size"
+            )
+
+
+def check_model(
+    args: TRAPOConfig, architecture: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, train_dataset
+) -> None:
+    """The model, by transformers' configuration of it, against the engine, and the lengths against its context.
+
+    Raises:
+        ValueError: naming the thing, the value and the remedy.
+    """
+    if args.resolved_engine() == "torch":
+        check_full_attention(architecture)
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no EOS token, so no sample could end: set tokenizer.eos_token")
+    context = getattr(architecture.get_text_config(), "max_position_embeddings", None)
+    if context is None or not isinstance(train_dataset, Dataset):
+        return
+    prompts = train_dataset["prompt"]
+    longest = sorted(range(len(prompts)), key=lambda i: -len(str(prompts[i])))[:LONGEST_PROMPTS]
+    arguments = args.chat_template_kwargs or {}
+    length = max(len(prompt_ids(prompts[i], tokenizer, args.template, **arguments)) for i in longest)
+    if length + args.max_completion_length > context:
+        raise ValueError(
+            f"the longest prompt has {length} tokens and max_completion_length is {args.max_completion_length}, "
+            f"together more than the model's context of {context}. Set max_completion_length to at most "
+            f"{context - length}, or drop the longest prompts"
+        )
