@@ -57,7 +57,7 @@ def test_a_dot_in_the_name_is_kept_and_only_the_two_files_are_there(tmp_path):
 MAKE = """
 import sys
 sys.path.insert(0, "tests")
-from test_figure import SETTINGS, draw, save_figure
+from test_plotting import SETTINGS, draw, save_figure
 save_figure(draw(), sys.argv[1], SETTINGS, "trapo toy-gmm")
 """
 
@@ -158,7 +158,7 @@ def test_a_missing_matplotlib_is_one_line_with_the_remedy(monkeypatch):
 
 
 def test_importing_loads_neither_matplotlib_nor_torch():
-    code = "import sys, trapo.figure; print([m for m in ('matplotlib', 'torch', 'PIL') if m in sys.modules])"
+    code = "import sys, trapo.plotting; print([m for m in ('matplotlib', 'torch', 'PIL') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 

@@ -14,7 +14,6 @@ from .method import expert
 from .method.advantage import ADVANTAGES
 from .method.guidance import MicroGroups, no_guidance
 from .method.presets import PRESETS
-from .training import lora
 
 # Choices, in the order in which they are offered; STAGES also in the order in which a run goes through them.
 STAGES = ("sft", "rl")
@@ -342,7 +341,10 @@ class TRAPOConfig(GRPOConfig):
 
     def _check_method(self) -> None:
         expert.weight_parameters(self.expert_weight)
-        lora.check(self)
+        if self.lora_r < 0:
+            raise ValueError(f"lora_r is {self.lora_r}: give the adapters' rank, or 0 to train all weights")
+        if self.lora_r and not find_spec("peft"):
+            raise ValueError("lora_r needs PEFT: pip install 'trapo[lora]', or train all weights with --lora_r 0")
         if tuple(self.stages) not in (("rl",), ("sft",), STAGES):
             raise ValueError(f"stages are {', '.join(self.stages) or 'none'}: choose rl, sft, or sft rl")
         if "sft" in self.stages and (self.sft_batch_size < 1 or (self.sft_max_steps < 1 and self.sft_epochs <= 0)):

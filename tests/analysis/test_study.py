@@ -14,7 +14,7 @@ from places import ROOT
 from trapo.plotting import read_settings
 from trapo.recipe import recipe_names
 from trapo_analysis.study import page as study_page
-from trapo_analysis.study import runs as studies
+from trapo_analysis.study import runner as studies
 from trapo_cli.cli import settings_of_flags
 
 PLAN = ROOT / "analysis" / "study" / "study.yaml"

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from test_analysis import EVIL, make_run
+from run_folders import EVIL, make_run
 
 from trapo_analysis import report
 

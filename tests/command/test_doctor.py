@@ -230,7 +230,7 @@ def test_a_template_of_tokens_that_the_model_does_not_have(tmp_path):
 
 def test_an_engine_that_does_not_take_the_weights(patient, monkeypatch):
     engine = SimpleNamespace(load=lambda parameters: len(list(parameters)), check=lambda model: 2e-7)
-    monkeypatch.setattr("trapo.engines.choice.start_vllm", lambda *args, **kwargs: engine)
+    monkeypatch.setattr("trapo.rollout.engines.weights.start_vllm", lambda *args, **kwargs: engine)
     patient.config.engine = "vllm-server"
     assert found("engine", patient) == [
         ("ok", "vllm-server draws with the pushed weights (log-probabilities differ by 2.0e-07)", "")

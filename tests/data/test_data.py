@@ -263,7 +263,7 @@ def test_a_json_array_and_a_broken_parquet(tmp_path, tokenizer, grader):
 def test_a_dataset_of_the_hub_is_read_like_a_file(monkeypatch, tokenizer, grader):
     rows = Dataset.from_list([{"n": i, **reference(f"{i}+{i}=", str(2 * i), [box(2 * i)])} for i in range(1200)])
     asked = []
-    monkeypatch.setattr("trapo.data.load_dataset", lambda name, split: asked.append((name, split)) or rows)
+    monkeypatch.setattr("trapo.data.read.load_dataset", lambda name, split: asked.append((name, split)) or rows)
     data, report = screen("org/name", tokenizer, grader, template="raw")
     assert asked == [("org/name", "train")] and report.lines() == ["name: 1200 rows read, 1200 usable"]
     assert data[1199] == {"id": "1200", "prompt": chat("1199+1199="), "answer": "2398", "expert": [box(2398)]}
@@ -437,7 +437,7 @@ def test_the_trainer_reads_traces_that_way(fields, limit, expected, tmp_path, ma
     """Bytes are tokens, EOS is 256; a trace whose thought is empty is none."""
     args = config(output_dir=str(tmp_path), max_completion_length=limit, per_device_train_batch_size=8, **fields)
     trainer = TRAPOTrainer(make_model(), args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
-    traces = trainer.traces({"expert": [LONG_TRACE, SHORT_TRACE, "<think></think>" if "expert_text" in fields else ""]})
+    traces, _ = trainer.trace_tokenizer([LONG_TRACE, SHORT_TRACE, "<think></think>" if "expert_text" in fields else ""])
     assert [trace.ids for trace in traces] == [
         (*tokenizer(text)["input_ids"], *([end] if end else [])) for text, end in expected
     ]

@@ -27,7 +27,7 @@ from trapo_toy import world
 KILLS = 10
 CHILDREN = multiprocessing.get_context("forkserver")
 CHILDREN.set_forkserver_preload(
-    ["trapo_evals.sampler", "trapo_evals.evaluate", "trapo.engines.torch_engine", "trapo.launch"]
+    ["trapo_evals.sampler", "trapo_evals.evaluate", "trapo.rollout.engines.torch", "trapo.command.job"]
 )
 SETTINGS = Settings("world", str(world.BASE), samples=4, limit=12, temperature=1.0)
 

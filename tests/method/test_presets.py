@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from test_rollout import ClockEngine, SlowJudge, groups, reward_of, sample_of
+from slow import ClockEngine, SlowJudge, groups, reward_of, sample_of
 
 from trapo.config import SCHEDULES, TRAPOConfig
 from trapo.method.guidance import Trace

@@ -326,7 +326,7 @@ def test_the_command_and_a_server_that_ignores_seeds(serve, tmp_path):
 
 def test_the_command_and_a_server_that_fails(serve, tmp_path, monkeypatch):
     impatient = partial(ServerEngine, attempts=2, first_wait_s=0.001)
-    monkeypatch.setattr("trapo.engines.server.ServerEngine", impatient)
+    monkeypatch.setattr("trapo.rollout.engines.server.ServerEngine", impatient)
     server = serve(lambda handler, body, times: handler.reply(500, {"error": "broken"}) or True)
     done = evaluate(server, tmp_path / "e")
     assert done.exit_code == 1 and "failed 2 times for one sample, at last with: HTTP 500" in done.output

@@ -3,7 +3,7 @@
 import json
 
 from huggingface_hub import ModelCard
-from test_analysis import make_run
+from run_folders import make_run
 
 from trapo.runs.card import write_card
 from trapo.runs.folder import RunFolder

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from trapo import TRAPOConfig
-from trapo.command import job as launch
+from trapo import config as config_module
+from trapo.command import job as jobs
 from trapo.command import stages
 from trapo.training import lora
 
@@ -31,9 +32,9 @@ def settings(base, folder, recipe, **fields):
         "max_steps": 2, "learning_rate": 1e-2, "per_device_train_batch_size": 16, "max_completion_length": 30,
         "num_generations_eval": 1, "per_device_eval_batch_size": 16, "use_cpu": "true", "save_steps": 1,
     } | fields  # fmt: skip
-    config = launch.resolve_config(recipe, [], None, [str(p) for k, v in flags.items() for p in (f"--{k}", v)])
+    config = jobs.resolve_config(recipe, [], None, [str(p) for k, v in flags.items() for p in (f"--{k}", v)])
     rows = Dataset.from_list(conftest.ROWS)
-    return launch.Job(recipe, "model", "rows", str(base), rows, {"held_out": rows}), config
+    return jobs.Job(recipe, "model", "rows", str(base), rows, {"held_out": rows}), config
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,6 @@ def test_a_killed_run_goes_on_to_the_same_bits(base, finished, tmp_path, killed_
     [({"lora_r": -1}, "lora_r is -1: give the adapters' rank"), ({"lora_r": 8}, r"pip install 'trapo\[lora\]'")],
 )
 def test_what_cannot_be_trained_is_said_before_any_work(fields, message, monkeypatch):
-    monkeypatch.setattr(lora, "find_spec", lambda name: None)
+    monkeypatch.setattr(config_module, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=message):
         TRAPOConfig(output_dir="unused", use_cpu=True, **fields)

@@ -13,7 +13,7 @@ import conftest
 import pytest
 import torch
 from harness import one_step
-from test_rollout import SlowJudge, facts, roll
+from slow import SlowJudge, facts, roll
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trapo.rollout.engines.base import Request, Sampling, generate

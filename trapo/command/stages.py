@@ -18,6 +18,7 @@ from ..models import load_model
 from ..runs.folder import DROPPED, MARKER, RunFolder
 from ..runs.progress import ProgressLine, print_summary
 from ..training.lora import load_adapter, peft_config
+from ..training.saving import save_model
 from ..training.sft import SFTStage
 from ..training.trainer import TRAPOTrainer
 from .job import Job, print_data
@@ -87,25 +88,25 @@ def _train(
         if job.reports:
             dropped = [record for report in job.reports for record in report.dropped]
             write_whole(folder.path / DROPPED, "".join(json.dumps(record) + "\n" for record in dropped))
-    trainer.add_callback(ProgressLine(trainer, console, accuracies))
+    trainer.add_callback(ProgressLine(trainer.recorder, console, accuracies))
     _evaluate(trainer, job, config.stages[0], 0)
     if "sft" in config.stages:
         if not folder.sft.exists():
             stage = _sft_stage(trainer, config, folder, point)
-            stage.add_callback(ProgressLine(stage, console, accuracies))
+            stage.add_callback(ProgressLine(stage.recorder, console, accuracies))
             _run(stage, point, over)
-            stage.recorder.save_model(folder.sft, mark=True)
+            save_model(stage, folder.sft, mark=True)
             del trainer, stage
             gc.collect()  # two models at a time are too many for some machines
             point, over = None, False
             trainer = _trainer(job, config, folder.sft)
             trainer.recorder.go_on(folder.sft)
-            trainer.add_callback(ProgressLine(trainer, console, accuracies))
+            trainer.add_callback(ProgressLine(trainer.recorder, console, accuracies))
         _evaluate(trainer, job, "sft", json.loads((folder.sft / MARKER).read_text())["step"])
     if "rl" in config.stages:
         _run(trainer, point if point != folder.sft else None, over)
         _evaluate(trainer, job, "rl", trainer.state.global_step)
-    trainer.recorder.save_model(folder.final, card=True)
+    save_model(trainer, folder.final, card=True)
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TrackioCallback):
             callback.on_train_end(trainer.args, trainer.state, trainer.control, model=trainer.model)

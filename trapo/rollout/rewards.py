@@ -1,6 +1,9 @@
 """How rollouts get their rewards: from the grader's workers while the engine draws, or from reward functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from trl.data_utils import is_conversational
 
 from ..grading.grader import Grader
 from .types import Row
@@ -37,6 +40,70 @@ class GraderJudge:
             )
             judged.append(row)
         return judged
+
+
+class RewardFunctions:
+    """TRL's reward functions, asked about finished rows; every rank asks for its own, without waiting for others.
+
+    Args:
+        functions: by name.
+        weights: of each.
+        decode: a row's response as text.
+        log_metric: where functions may log a number.
+        state: the trainer's state, which functions may look at.
+        bounded: whether the reward is known to lie in [0, 1].
+    """
+
+    def __init__(
+        self,
+        functions: Mapping[str, Callable],
+        weights: Sequence[float],
+        *,
+        decode: Callable[[Row], str],
+        log_metric: Callable[[str, float], None],
+        state: Callable[[], Any],
+        bounded: bool,
+    ):
+        self.functions, self.weights, self.bounded = functions, weights, bounded
+        self.decode, self.log_metric, self.state = decode, log_metric, state
+
+    def __call__(self, rows: list[Row]) -> None:
+        """Fill in `rewards`, `reward` and `status`.
+
+        Raises:
+            ValueError: for a function that gives another number of rewards, or one outside the bounds that it states.
+        """
+        for row in rows:
+            row.status, row.rewards = "scored", []
+        arguments = self._arguments(rows)
+        for name, function in self.functions.items():
+            values = function(**arguments)
+            if len(values) != len(rows):
+                raise ValueError(f"reward function {name!r} returned {len(values)} rewards for {len(rows)} completions")
+            for row, value in zip(rows, values, strict=True):
+                row.rewards.append(float("nan") if value is None else float(value))
+        for row in rows:
+            scored = [w * r for w, r in zip(self.weights, row.rewards, strict=True) if r == r]
+            row.reward = sum(scored) if scored else 0.0
+            if self.bounded and not 0 <= row.reward <= 1:
+                raise ValueError(
+                    f"reward function {next(iter(self.functions))!r} says that it is bounded, but gave {row.reward}: "
+                    "keep it in [0, 1], or do not set its attribute bounded"
+                )
+
+    def _arguments(self, rows: list[Row]) -> dict[str, Any]:
+        columns, texts = [row.group.columns for row in rows], [self.decode(row) for row in rows]
+        if columns and is_conversational({"prompt": columns[0]["prompt"]}):
+            texts = [[{"role": "assistant", "content": text}] for text in texts]
+        keys = [k for k in (columns[0] if columns else {}) if k not in ("prompt", "completion", "completion_ids")]
+        return {
+            "prompts": [c["prompt"] for c in columns],
+            "completions": texts,
+            "completion_ids": [list(row.completion_ids) for row in rows],
+            "trainer_state": self.state(),
+            "log_extra": lambda column, values: None,  # rollouts.jsonl has every sample already
+            "log_metric": self.log_metric,
+        } | {k: [c[k] for c in columns] for k in keys}
 
 
 class FunctionJudge:

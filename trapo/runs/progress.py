@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from .intervals import wilson
 from .folder import RunFolder
+from .recorder import StageRecorder
 
 WIDTH_FOR_BAR = 105  # columns of the terminal
 LINES_WITHOUT_TERMINAL = 10  # a log file gets this many lines over the training, not a bar
@@ -18,14 +19,14 @@ class ProgressLine(TrainerCallback):
     """A rich progress bar in a terminal, a line now and then elsewhere.
 
     Args:
-        trainer: of this stage.
+        recorder: of this stage.
         console: to print to.
         held_out: the newest accuracies by held-out set; the stages of a run share them.
     """
 
-    def __init__(self, trainer, console: Console, held_out: dict[str, float]):
-        self.trainer, self.console, self.held_out = trainer, console, held_out
-        self.stage = trainer.recorder.stage
+    def __init__(self, recorder: StageRecorder, console: Console, held_out: dict[str, float]):
+        self.recorder, self.console, self.held_out = recorder, console, held_out
+        self.stage = recorder.stage
         self.figures: dict[str, float] = {}
         self.progress: Progress | None = None
         self.task = None
@@ -45,7 +46,7 @@ class ProgressLine(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Take up new figures."""
-        prefix = getattr(self.trainer, "eval_prefix", "eval")
+        prefix = self.recorder.eval_prefix
         if logs and f"{prefix}_reward" in logs:
             self.held_out[prefix.removeprefix("eval_")] = logs[f"{prefix}_reward"]
         elif logs and "loss" in logs:

@@ -1,24 +1,18 @@
 """Writes the run folder while training: what `TRAPOTrainer` does, a line at a time."""
 
 import json
-import os
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
 from transformers import TrainerCallback
 
-from .card import write_card
-from ..method.expert import ExpertTokens
-from ..training.lora import is_adapted, save_merged
-from ..rollout.types import Row
-from .folder import MARKER, RunFolder, environment
 from ..files import write_whole
-
-if TYPE_CHECKING:
-    from ..training.trainer import TRAPOTrainer
+from ..rollout.types import Row
+from .folder import MARKER, RunFolder
 
 DIGITS = 4  # of logged probabilities
 
@@ -26,21 +20,29 @@ DIGITS = 4  # of logged probabilities
 class StageRecorder(TrainerCallback):
     """What recording has in common in all stages: the folder, the counts so far, the step's clock.
 
+    Args:
+        folder: the run's.
+        stage: "sft" or "rl".
+        accelerator: of the stage's trainer; the main process writes.
+
     Attributes:
         samples: drawn from the policy so far, on all ranks.
         shown: "prompt id:trace" of every demonstration shown so far, whole or in part.
+        eval_prefix: of the metrics of the held-out set that is being sampled.
     """
 
-    def __init__(self, trainer, folder: RunFolder, stage: str):
-        self.trainer, self.folder, self.stage = trainer, folder, stage
+    def __init__(self, folder: RunFolder, stage: str, accelerator: Accelerator):
+        self.folder, self.stage, self.accelerator = folder, stage, accelerator
         self.samples = 0
         self.shown: set[str] = set()
+        self.eval_prefix = "eval"
         self._step_started = 0.0
         self._step_seconds: list[float] = []
 
     @property
-    def _main(self) -> bool:
-        return self.trainer.accelerator.is_main_process
+    def main(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.accelerator.is_main_process
 
     def take_up(self, checkpoint: Path) -> dict[str, Any]:
         """The counts at a checkpoint, or at the end of the SFT stage: what its last file says."""
@@ -48,30 +50,11 @@ class StageRecorder(TrainerCallback):
         self.samples, self.shown = state["samples"], set(state["shown"])
         return state
 
-    def mark(self, checkpoint: Path) -> None:
+    def mark(self, checkpoint: Path, step: int) -> None:
         """Write the last file of a checkpoint: the counts, and by being there, that it is complete."""
-        if self._main:
-            state = {"stage": self.stage, "step": self.trainer.state.global_step, "samples": self.samples}
-            write_whole(checkpoint / MARKER, json.dumps(state | {"shown": sorted(self.shown)}))
-
-    def save_model(self, target: Path, mark: bool = False, card: bool = False) -> None:
-        """Save model and tokenizer as a folder that appears whole or not at all; with `card`, a model card in it."""
-        temporary = target.with_name(f".{target.name}")
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        if is_adapted(model):
-            if self._main:
-                save_merged(model, temporary)
-                self.trainer.processing_class.save_pretrained(temporary)
-        else:
-            self.trainer.save_model(temporary)
-        if mark:
-            self.mark(temporary)
-        if card and self._main:
-            write_whole(temporary / "README.md", write_card(self.folder))
-        self.trainer.accelerator.wait_for_everyone()  # every process may have written a part
-        if self._main:
-            os.replace(temporary, target)
-        self.trainer.accelerator.wait_for_everyone()
+        if self.main:
+            state = {"stage": self.stage, "step": step, "samples": self.samples, "shown": sorted(self.shown)}
+            write_whole(checkpoint / MARKER, json.dumps(state))
 
     def append(self, name: str, records: list[dict[str, Any]]) -> None:
         """Append lines of this stage to one of the folder's logs."""
@@ -95,12 +78,32 @@ class StageRecorder(TrainerCallback):
 
 
 class RunRecorder(StageRecorder):
-    """Keeps run.json, metrics.jsonl, evals.jsonl and rollouts.jsonl, and the counts that a resumed run goes on with."""
+    """Keeps run.json, metrics.jsonl, evals.jsonl and rollouts.jsonl, and the counts that a resumed run goes on with.
 
-    def __init__(self, trainer: "TRAPOTrainer"):
-        super().__init__(trainer, RunFolder(trainer.args.output_dir), "rl")
-        self.job: dict[str, Any] = {}  # names of recipe, model and data, where a command started this
-        self.at: tuple[str, int] | None = None  # stage and step that evaluations are recorded under, if not the own
+    Args:
+        folder, accelerator: as for `StageRecorder`.
+        describe: what run.json says of the trainer.
+        decode: tokens as text.
+        log_rollouts: whether samples and prefixes are written.
+
+    Attributes:
+        job: names of recipe, model and data, where a command started this; they go into run.json.
+        at: stage and step that evaluations are recorded under, if not the own.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        *,
+        describe: Callable[[], dict[str, Any]],
+        decode: Callable[[Sequence[int]], str],
+        log_rollouts: bool,
+    ):
+        super().__init__(folder, "rl", accelerator)
+        self.describe, self.decode, self.log_rollouts = describe, decode, log_rollouts
+        self.job: dict[str, Any] = {}
+        self.at: tuple[str, int] | None = None
         self._begun = False
         self._rollout_step = 0
         self._prefixes: dict[tuple[str, int], dict[str, Any]] = {}
@@ -116,80 +119,59 @@ class RunRecorder(StageRecorder):
         self._begun = True
         if checkpoint is None:
             self.folder.check_free()  # on every rank, before the first one writes: all must stop, or none
-        self.trainer.accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
         if checkpoint is not None:
             self.go_on(Path(checkpoint))
-        elif self._main:
-            self.folder.begin(self.describe())
+        elif self.main:
+            self.folder.begin(self.job | self.describe())
 
     def go_on(self, checkpoint: Path) -> None:
         """Take up a begun run at a checkpoint, or at the end of its SFT stage."""
         self._begun = True
         state = self.take_up(checkpoint)
-        if self._main:
+        if self.main:
             self.folder.rewind(state["stage"], state["step"])
 
-    def describe(self) -> dict[str, Any]:
-        """The content of run.json."""
-        trainer, args = self.trainer, self.trainer.args
-        return (
-            self.job
-            | {
-                "method": args.method_settings(),
-                "rewards": trainer.reward_func_names,
-                "config": args.to_dict(),
-                "model_path": trainer.model.config.name_or_path,
-                "parameters": sum(p.numel() for p in trainer.model.parameters()),
-                "rows": _length(trainer.train_dataset),
-                "rows_fingerprint": _fingerprint(trainer.train_dataset),
-                "world_size": trainer.accelerator.num_processes,
-                "device": str(trainer.accelerator.device),
-            }
-            | environment()
-        )
-
-    def record_rollout(self, rows: list[Row], advantages: list[float]) -> None:
-        """Count a training rollout of this rank, and write a line per sample of all ranks."""
-        self._rollout_step = self.trainer.state.global_step + 1
+    def record_rollout(self, rows: list[Row], advantages: list[float], step: int) -> None:
+        """Count a training rollout of this rank, drawn for `step`, and write a line per sample of all ranks."""
+        self._rollout_step = step
         shown = [f"{row.group.prompt_id}:{row.plan.trace}" for row in rows if row.plan.length]
         self.shown.update(gather_object(shown))
         self.samples += sum(gather_object([sum(row.finish != "demonstration" for row in rows)]))
-        if self.trainer.args.log_rollouts:
+        if self.log_rollouts:
             lines = gather_object([self._line(row, a) for row, a in zip(rows, advantages, strict=True)])
-            if self._main:
+            if self.main:
                 self.append("rollouts.jsonl", lines)
 
-    def note_prefixes(self, rows: list[Row], tokens: ExpertTokens, w: Tensor) -> None:
+    def note_prefixes(self, rows: Sequence[Row], p: Sequence[list[float]], w: Sequence[list[float]]) -> None:
         """Keep the probability and the weight of each trained expert token, until the end of the step.
 
         Args:
             rows: (B,) the samples of a part of the update.
-            tokens: their expert tokens, (B, T).
-            w: their weights, (B, T).
+            p, w: of each row, the probabilities and the weights of its trained expert tokens; [] where it has none.
         """
-        if not (self.trainer.args.log_rollouts and self.trainer.model.training):
+        if not self.log_rollouts:
             return
-        p = tokens.logp.detach().exp()
-        for i, row in enumerate(rows):
-            mask = tokens.mask[i].bool()
-            if mask.any() and (row.group.prompt_id, row.index) not in self._prefixes:
-                values = {"p": p[i][mask].tolist(), "w": w[i].detach()[mask].tolist()}
-                line = {"rollout": self._rollout_step, "prompt_id": row.group.prompt_id, "sample": row.index}
-                self._prefixes[row.group.prompt_id, row.index] = line | {
-                    name: [round(x, DIGITS) for x in found] for name, found in values.items()
+        for row, probabilities, weights in zip(rows, p, w, strict=True):
+            if probabilities and (row.group.prompt_id, row.index) not in self._prefixes:
+                self._prefixes[row.group.prompt_id, row.index] = {
+                    "rollout": self._rollout_step,
+                    "prompt_id": row.group.prompt_id,
+                    "sample": row.index,
+                    "p": [round(x, DIGITS) for x in probabilities],
+                    "w": [round(x, DIGITS) for x in weights],
                 }
 
     def on_step_end(self, args, state, control, **kwargs):
         """Write what was kept of the expert's tokens; stop the step's clock."""
-        if self.trainer.args.log_rollouts and self.trainer.args.trains_expert_tokens:
+        if self.log_rollouts:
             lines = gather_object(list(self._prefixes.values()))
             self._prefixes.clear()
-            if self._main and lines:
+            if self.main and lines:
                 self.append("prefixes.jsonl", [{"step": state.global_step} | line for line in lines])
         super().on_step_end(args, state, control, **kwargs)
 
     def _line(self, row: Row, advantage: float) -> dict[str, Any]:
-        decode = self.trainer._tokenizer.decode
         return {
             "step": self._rollout_step,
             "prompt_id": row.group.prompt_id,
@@ -205,9 +187,9 @@ class RunRecorder(StageRecorder):
             "status": row.status,
             "finish": row.finish,
             "seed": row.seed,
-            "prompt": decode(row.group.prompt_ids),
-            "prefix": decode(row.prefix_ids),
-            "own": decode(row.own_ids),
+            "prompt": self.decode(row.group.prompt_ids),
+            "prefix": self.decode(row.prefix_ids),
+            "own": self.decode(row.own_ids),
             "prefix_ids": list(row.prefix_ids),
             "own_ids": list(row.own_ids),
             "own_logprobs": [round(x, DIGITS) for x in row.own_logprobs],
@@ -215,8 +197,8 @@ class RunRecorder(StageRecorder):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Append a line to metrics.jsonl (training) or evals.jsonl (a held-out set, its name in `set`)."""
-        prefix = self.trainer.eval_prefix
-        if not self._main or not logs:
+        prefix = self.eval_prefix
+        if not self.main or not logs:
             return
         if f"{prefix}_reward" in logs:
             self.begin()  # an evaluation may come before training
@@ -228,11 +210,3 @@ class RunRecorder(StageRecorder):
         elif "loss" in logs:
             self.append("metrics.jsonl", [{"step": state.global_step} | logs])
 
-
-def _length(dataset) -> int | None:
-    return len(dataset) if hasattr(dataset, "__len__") else None
-
-
-def _fingerprint(dataset) -> str | None:
-    """The hash that `datasets` keeps of a dataset's content and transformations."""
-    return getattr(dataset, "_fingerprint", None)

@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from accelerate.utils import gather_object
@@ -21,13 +21,30 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from ..files import write_whole
+from ..method.guidance import Trace
 from ..rollout.types import Row
-
-if TYPE_CHECKING:
-    from .trainer import TRAPOTrainer
 
 FILE = "failed_prompts.json"
 Waiting = tuple[str, list[int], list[int]]  # name, prompt and trace as tokens
+
+
+class Imitator(Protocol):
+    """What a step on demonstrations needs of a trainer: its model and optimizer, and that it takes note."""
+
+    accelerator: Any
+    args: Any
+    model_wrapped: Any
+    optimizer: Any
+    processing_class: Any
+
+    def token_logps(self, model: Any, ids: Tensor, mask: Tensor, last: int) -> Tensor:
+        """Log-probabilities (B, last) of the last tokens of `ids` (B, L), with their graph."""
+
+    def first_trace(self, columns: dict[str, Any]) -> Trace | None:
+        """The first expert trace of a dataset row."""
+
+    def note_sft_step(self, names: Sequence[str], tokens: int) -> None:
+        """Count a step on the demonstrations of these names, of so many tokens on all ranks."""
 
 
 class FailedPrompts(TrainerCallback):
@@ -41,7 +58,7 @@ class FailedPrompts(TrainerCallback):
         ValueError: for a size that the ranks cannot share evenly.
     """
 
-    def __init__(self, trainer: "TRAPOTrainer", size: int):
+    def __init__(self, trainer: Imitator, size: int):
         ranks = trainer.accelerator.num_processes
         if size % ranks:
             raise ValueError(f"failed_prompts is {size}: it must be a multiple of the {ranks} processes")
@@ -55,10 +72,8 @@ class FailedPrompts(TrainerCallback):
             samples = list(group)
             if not any(row.reward for row in samples):
                 shown = samples[0].group
-                mine += [
-                    (f"{shown.prompt_id}:0", list(shown.prompt_ids), list(trace.ids))
-                    for trace in self.trainer.traces(shown.columns)[:1]
-                ]
+                if trace := self.trainer.first_trace(shown.columns):
+                    mine.append((f"{shown.prompt_id}:0", list(shown.prompt_ids), list(trace.ids)))
         self.waiting += gather_object(mine)
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -84,8 +99,7 @@ class FailedPrompts(TrainerCallback):
             accelerator.clip_grad_norm_(model.parameters(), trainer.args.max_grad_norm)
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
-        trainer.recorder.shown |= {name for name, _, _ in demonstrations}
-        trainer.note_sft_step(total)
+        trainer.note_sft_step([name for name, _, _ in demonstrations], total)
 
     def _loss(self, model, demonstrations: Sequence[Waiting]) -> Tensor:
         """-log p, summed over the demonstrations' trace tokens."""
@@ -97,7 +111,7 @@ class FailedPrompts(TrainerCallback):
         for i, (_, prompt, trace) in enumerate(demonstrations):  # prompts on the left, as TRL has them
             ids[i, before - len(prompt) : before + len(trace)] = torch.tensor(prompt + trace, device=device)
             mask[i, before - len(prompt) : before + len(trace)] = 1
-        logp, *_ = self.trainer._get_per_token_logps_and_entropies(model, ids, mask, behind)
+        logp = self.trainer.token_logps(model, ids, mask, behind)
         return -(torch.where(mask[:, before:].bool(), logp, 0.0)).sum()
 
     # ---------------------------------------------------------------- checkpoints

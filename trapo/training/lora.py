@@ -6,25 +6,16 @@ saved at the end of a stage is an ordinary model, with the adapter beside it. Ch
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ..config import TRAPOConfig
+from ..config import TRAPOConfig
 
 ADAPTER = "adapter"  # its folder beside the merged weights
 
 
-def check(config: "TRAPOConfig") -> None:
-    """ValueError for LoRA settings that cannot be trained with."""
-    if config.lora_r < 0:
-        raise ValueError(f"lora_r is {config.lora_r}: give the adapters' rank, or 0 to train all weights")
-    if config.lora_r and not find_spec("peft"):
-        raise ValueError("lora_r needs PEFT: pip install 'trapo[lora]', or train all weights with --lora_r 0")
-
-
-def peft_config(config: "TRAPOConfig") -> Any:
+def peft_config(config: TRAPOConfig) -> Any:
     """PEFT's configuration; None where all weights are trained."""
     if not config.lora_r:
         return None

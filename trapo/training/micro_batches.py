@@ -6,15 +6,12 @@ gradient is the same, because every denominator is that of the whole micro-batch
 """
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from trl.kernels import chunked_logprob
-
-if TYPE_CHECKING:
-    from .trainer import TRAPOTrainer
-
 
 CPU_TILE = 256  # tokens of TRL's projection at a time
 
@@ -85,8 +82,8 @@ def blank(part: dict[str, Any]) -> dict[str, Any]:
     return part | zeros
 
 
-class _Local:
-    """accelerate without collectives: ranks may differ in their number of parts, and parts in their number of rows."""
+class _OwnRank:
+    """accelerate as one rank sees it: what is gathered or reduced is this rank's alone."""
 
     def __init__(self, accelerator):
         self._accelerator = accelerator
@@ -101,37 +98,69 @@ class _Local:
         return tensor
 
 
-def accumulate(trainer: "TRAPOTrainer", model, inputs: dict[str, Any]) -> Tensor:
-    """Run a micro-batch part by part; all but the last part's gradients are accumulated here.
+class MicroBatchLoss:
+    """The part of a GRPO trainer's loss that splits a micro-batch: a mixin, put before TRL's trainer.
 
-    Returns:
-        the loss: its value is that of all parts, its graph that of the last.
+    Ranks may differ in their number of parts, and parts in their number of rows, so that TRL's metrics, gathered within
+    `_compute_loss`, would wait for ranks that have no more to say. The switch `collectives` decides what the trainer's
+    `accelerator` does with them: off while a micro-batch runs part by part; its metrics are then reduced once.
     """
-    accelerator, n = trainer.accelerator, len(inputs["idle"])
-    lengths = (inputs["prompt_mask"].sum(1) + inputs["completion_lengths"]).tolist()
-    busy = (~inputs["idle"]).nonzero()[:, 0].tolist()
-    budget = 1 << 62 if trainer.aux_loss_enabled else trainer.args.update_tokens  # a router's balance is over all rows
-    parts = [take(inputs, [busy[i] for i in part]) for part in pack([lengths[i] for i in busy], budget)]
-    sharded, count = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled, 1
-    if sharded:  # every rank must take part in gathering the layers
-        count = int(accelerator.gather(torch.tensor([len(parts)], device=accelerator.device)).max())
-    if len(parts) < max(count, 1):
-        shortest = take(inputs, [min(range(n), key=lengths.__getitem__)])
-        parts += [blank(shortest)] * (max(count, 1) - len(parts))
-    total = torch.zeros((), device=accelerator.device)
-    before = {name: len(values) for name, values in trainer._metrics["train"].items()}
-    trainer.accelerator = _Local(accelerator)
-    try:
-        for part in parts[:-1]:
-            with _unsynced(accelerator, model, sharded):
-                loss = trainer._compute_loss(model, part | {"share": len(part["prompt_ids"]) / n})
-                accelerator.backward(loss, **({"scale_wrt_gas": False} if trainer.is_deepspeed_enabled else {}))
-            total += loss.detach()
-        loss = trainer._compute_loss(model, parts[-1] | {"share": len(parts[-1]["prompt_ids"]) / n})
-    finally:
-        trainer.accelerator = accelerator
-    _merge_metrics(trainer, before, [float((p["completion_mask"] * p["tool_mask"]).sum()) for p in parts])
-    return loss + total
+
+    collectives = True
+
+    @property
+    def accelerator(self):
+        """accelerate's object; with `collectives` off, a view of it that neither gathers nor reduces."""
+        return self._accelerator if self.collectives else _OwnRank(self._accelerator)
+
+    @accelerator.setter
+    def accelerator(self, accelerator) -> None:
+        self._accelerator = accelerator
+
+    @contextlib.contextmanager
+    def _without_collectives(self) -> Iterator[None]:
+        self.collectives = False
+        try:
+            yield
+        finally:
+            self.collectives = True
+
+    def compute_loss(self, model, inputs: dict[str, Any], return_outputs=False, num_items_in_batch=None) -> Tensor:
+        """The loss of a micro-batch, run part by part; all but the last part's gradients are accumulated here.
+
+        Returns:
+            the loss: its value is that of all parts, its graph that of the last.
+        """
+        accelerator, sharded = self.accelerator, self.is_fsdp_enabled or self.is_deepspeed_enabled
+        parts = self._parts(inputs, sharded)
+        shares = [len(part["prompt_ids"]) / len(inputs["idle"]) for part in parts]
+        total = torch.zeros((), device=accelerator.device)
+        before = {name: len(values) for name, values in self._metrics["train"].items()}
+        with self._without_collectives():
+            for part, share in zip(parts[:-1], shares, strict=False):
+                with _unsynced(accelerator, model, sharded):
+                    loss = self._compute_loss(model, part | {"share": share})
+                    accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
+                total += loss.detach()
+            loss = self._compute_loss(model, parts[-1] | {"share": shares[-1]})
+        tokens = [float((part["completion_mask"] * part["tool_mask"]).sum()) for part in parts]
+        _merge_metrics(accelerator, self._metrics["train"], before, tokens)
+        return loss + total
+
+    def _parts(self, inputs: dict[str, Any], sharded: bool) -> list[dict[str, Any]]:
+        """The micro-batch without idle rows, cut to the budget: at least one part, as many on each rank if sharded."""
+        n, lengths = len(inputs["idle"]), (inputs["prompt_mask"].sum(1) + inputs["completion_lengths"]).tolist()
+        busy = (~inputs["idle"]).nonzero()[:, 0].tolist()
+        budget = 1 << 62 if self.aux_loss_enabled else self.args.update_tokens  # a router's balance is over all rows
+        parts = [take(inputs, [busy[i] for i in part]) for part in pack([lengths[i] for i in busy], budget)]
+        count = 1
+        if sharded:  # every rank must take part in gathering the layers
+            found = torch.tensor([len(parts)], device=self.accelerator.device)
+            count = max(int(self.accelerator.gather(found).max()), 1)
+        if len(parts) < count:
+            shortest = take(inputs, [min(range(n), key=lengths.__getitem__)])
+            parts += [blank(shortest)] * (count - len(parts))
+        return parts
 
 
 @contextlib.contextmanager
@@ -146,9 +175,8 @@ def _unsynced(accelerator, model, sharded: bool):
         state._set_sync_gradients(synced)
 
 
-def _merge_metrics(trainer: "TRAPOTrainer", before: dict[str, int], tokens: list[float]) -> None:
+def _merge_metrics(accelerator, metrics: dict[str, list[float]], before: dict[str, int], tokens: list[float]) -> None:
     """TRL's metrics, one value per part, as one per micro-batch over all ranks: means are weighted by own tokens."""
-    metrics = trainer._metrics["train"]
     names = sorted(name for name, values in metrics.items() if len(values) - before.get(name, 0) == len(tokens))
     rows = []
     for name in names:
@@ -160,8 +188,8 @@ def _merge_metrics(trainer: "TRAPOTrainer", before: dict[str, int], tokens: list
             rows.append((sum(v * w for v, w in found), sum(w for _, w in found)))
     if not names:
         return
-    table = torch.tensor([rows], dtype=torch.float32, device=trainer.accelerator.device)
-    table = trainer.accelerator.gather(table).tolist()  # (ranks, names, 2)
+    table = torch.tensor([rows], dtype=torch.float32, device=accelerator.device)
+    table = accelerator.gather(table).tolist()  # (ranks, names, 2)
     for i, name in enumerate(names):
         found = [(a, b) for a, b in (rank[i] for rank in table) if b]
         if name.endswith(("_min", "_max")):

@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase, TrainingArguments
@@ -96,11 +97,8 @@ class SFTStage(SFTTrainer):
         if not demonstrations:
             raise ValueError("the SFT stage has no demonstration: fill the column expert, or leave 'sft' out of stages")
         steps = sft_steps(config, len(demonstrations))
-        self.names = [d.name for d in demonstrations]
-        self.batch = config.sft_batch_size
-        eos = tokenizer.eos_token_id
-        self.without_eos = sum(d.trace_ids[-1] != eos for d in demonstrations) / len(demonstrations)
-        self.order = sft_order(len(self.names), steps * self.batch, config.seed)
+        names, batch, eos = [d.name for d in demonstrations], config.sft_batch_size, tokenizer.eos_token_id
+        self.order = sft_order(len(names), steps * batch, config.seed)
         rows = [
             {
                 "input_ids": [*d.prompt_ids, *d.trace_ids],
@@ -111,7 +109,12 @@ class SFTStage(SFTTrainer):
         super().__init__(
             model, sft_config(config, folder, steps), train_dataset=Dataset.from_list(rows), processing_class=tokenizer
         )
-        self.recorder = SFTRecorder(self, folder)
+        self.recorder = SFTRecorder(
+            folder,
+            self.accelerator,
+            shown=[{names[i] for i in self.order[start : start + batch]} for start in range(0, steps * batch, batch)],
+            without_eos=sum(d.trace_ids[-1] != eos for d in demonstrations) / len(demonstrations),
+        )
         self.add_callback(self.recorder)
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
@@ -126,35 +129,42 @@ class SFTStage(SFTTrainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         super()._save_checkpoint(model, trial)
-        self.recorder.mark(self.recorder.folder.checkpoints / "sft" / f"checkpoint-{self.state.global_step}")
+        step = self.state.global_step
+        self.recorder.mark(self.recorder.folder.checkpoints / "sft" / f"checkpoint-{step}", step)
 
 
 class SFTRecorder(StageRecorder):
-    """A line of metrics.jsonl per logged step of the SFT stage."""
+    """A line of metrics.jsonl per logged step of the SFT stage.
 
-    def __init__(self, trainer: SFTStage, folder: RunFolder):
-        super().__init__(trainer, folder, "sft")
+    Args:
+        folder, accelerator: as for `StageRecorder`.
+        shown: the names of each step's demonstrations.
+        without_eos: the share of all demonstrations whose end was cut away.
+    """
+
+    def __init__(self, folder: RunFolder, accelerator: Accelerator, *, shown: list[set[str]], without_eos: float):
+        super().__init__(folder, "sft", accelerator)
+        self.of_step, self.without_eos = shown, without_eos
         self.tokens = 0  # expert tokens trained by this process since the last line
 
     def on_step_end(self, args, state, control, **kwargs):
         """Stop the clock, and count what the step has shown."""
         super().on_step_end(args, state, control, **kwargs)
-        n = self.trainer.batch
-        self.shown |= {self.trainer.names[i] for i in self.trainer.order[(state.global_step - 1) * n :][:n]}
+        self.shown |= self.of_step[state.global_step - 1]
 
     def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs):
         """Write the line."""
         if logs and "loss" in logs:
-            accelerator = self.trainer.accelerator
-            tokens = accelerator.reduce(torch.tensor(float(self.tokens), device=accelerator.device), "sum").item()
+            tokens = torch.tensor(float(self.tokens), device=self.accelerator.device)
+            tokens = self.accelerator.reduce(tokens, "sum").item()
             self.tokens = 0
             logs.pop("num_tokens", None)  # TRL's own count, which a resumed run begins again
             logs |= self.step_figures() | {
                 "tokens/expert": tokens,
                 "tokens/update": tokens,
-                "expert/without_eos_share": self.trainer.without_eos,  # of all demonstrations: their end was cut away
+                "expert/without_eos_share": self.without_eos,
             }
-            if self._main:
+            if self.main:
                 self.append("metrics.jsonl", [{"step": state.global_step} | logs])
 
 

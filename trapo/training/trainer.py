@@ -1,17 +1,28 @@
 """TRAPOTrainer: TRL's GRPOTrainer with expert prefixes in the group and the expert's loss beside GRPO's.
 
-What happens in a step, on top of TRL's:
+One step:
 
-1. `_rollout` (TRL's `rollout_func`) lets guidance choose each sample's prefix and the engine write the rest; the
-   prefix is kept out of everything TRL computes by `env_mask` = 0.
-2. TRL turns rewards into advantages; `expert_mask` marks the prefix tokens that are to be learned from.
-3. `_compute_loss` takes TRL's policy loss and adds the expert's, from the same forward, over the same denominator.
+    groups  = prompts of the batch, each with its expert traces                        (_groups)
+    for every group, on its own, until it has G samples:                               (Rollout)
+        plans   = guidance.plan(rewards so far, traces)     which sample is shown which prefix
+        rows    = prefix + what the engine draws after it
+        rewards = judge(rows)
+    advantages  = reward - mean of the group; none for expert tokens                   (TRL, _own_advantages)
+    for every part of the micro-batch that has a gradient:                             (MicroBatchLoss)
+        logp = log pi(token), one forward                                              (TRL)
+        loss = rl_coef * GRPO(logp, advantages) - expert_coef * sum w(p) logp          (JointLoss)
+        backward
+    optimizer step
+
+The prefix is kept out of everything that TRL computes by `env_mask` = 0; `expert_mask` marks the prefix tokens that are
+to be learned from.
 """
 
 import logging
 import os
 import warnings
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +31,33 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOTrainer
-from trl.data_utils import is_conversational
 from trl.models import unwrap_model_for_generation
 
 from ..config import TRAPOConfig
-from ..data.tokens import apply_template, end_trace, expert_part
+from ..data.tokens import apply_template
+from ..data.traces import TraceTokenizer
 from ..grading.grader import Grader
 from ..method.advantage import ADVANTAGES
-from ..method.expert import ExpertTokens, expert_loss
 from ..method.guidance import Trace, no_guidance
 from ..rollout.engines.base import Sampling
 from ..rollout.engines.weights import Engines
-from ..rollout.rewards import FunctionJudge, GraderJudge
+from ..rollout.rewards import FunctionJudge, GraderJudge, RewardFunctions
 from ..rollout.scheduler import Rollout
 from ..rollout.types import Group, Row
-from ..runs.folder import check_finite
+from ..runs.folder import RunFolder, check_finite, environment
 from ..runs.metrics import Means
 from ..runs.recorder import RunRecorder
 from ..runs.warnings import Watch
-from . import preflight as checks
+from . import preflight
 from .failed_prompts import FailedPrompts
-from .micro_batches import accumulate, fit_tiles, without_gradient
+from .loss import JointLoss
+from .micro_batches import MicroBatchLoss, fit_tiles, without_gradient
 from .sft import Demonstration
 
 logger = logging.getLogger("trapo")
 
 
-class TRAPOTrainer(GRPOTrainer):
+class TRAPOTrainer(JointLoss, MicroBatchLoss, GRPOTrainer):
     """Trainer for TRAPO and every method made of guidance, an expert weight and a GRPO loss.
 
     Dataset columns: `prompt` (text or chat messages); `answer` (checked by math-verify, unless `reward_funcs` are
@@ -83,12 +94,12 @@ class TRAPOTrainer(GRPOTrainer):
         peft_config=None,
     ):
         args = args or TRAPOConfig()
-        checks.check_inputs(args, reward_funcs, train_dataset, processing_class)
+        preflight.check_inputs(args, reward_funcs, train_dataset, processing_class)
         if eval_dataset is not None:
-            checks.split_evenly(args, eval_dataset)
+            preflight.split_evenly(args, eval_dataset)
         loaded = processing_class is not None and not isinstance(model, str)
         if loaded:  # before TRL creates the output folder
-            checks.check_model(args, model.config, processing_class, train_dataset)
+            preflight.check_model(args, model.config, processing_class, train_dataset)
         self.guidance = args.micro_groups()
         self.grader = None
         if reward_funcs is None:
@@ -97,8 +108,7 @@ class TRAPOTrainer(GRPOTrainer):
         self._rows: list[Row] = []  # this rank's samples of the rollout that TRL is processing
         self._inputs: list[dict[str, Any]] = []  # the dataset rows behind them
         self._forward: tuple[Tensor, Tensor] | None = None
-        self._mode, self.eval_prefix = "train", "eval"  # the prefix names the held-out set being sampled
-        self._blank_line: dict[int, bool] = {}
+        self._mode = "train"
         with warnings.catch_warnings():
             # TRL calls rollout_func experimental; trl is pinned to the minor version that this was tested with.
             warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
@@ -106,7 +116,7 @@ class TRAPOTrainer(GRPOTrainer):
                 model=model,
                 reward_funcs=reward_funcs,
                 args=args,
-                train_dataset=checks.with_ids(train_dataset),
+                train_dataset=preflight.with_ids(train_dataset),
                 eval_dataset=eval_dataset,
                 processing_class=processing_class,
                 callbacks=callbacks,
@@ -115,21 +125,44 @@ class TRAPOTrainer(GRPOTrainer):
                 rollout_func=self._rollout,
             )
         if not loaded:
-            checks.check_model(args, self.model.config, self._tokenizer, self.train_dataset)
+            preflight.check_model(args, self.model.config, self._tokenizer, self.train_dataset)
         # TRL's entropy bonus is a mean per micro-batch, so it depends on the split; `_compute_loss` has another.
         self._entropy_bonus_enabled = False
-        self._engines = Engines(self)
+        self._engines = Engines(
+            args, self.accelerator, lambda: self.model, self.eos_token_ids, self._tokenizer.pad_token_id
+        )
+        self.trace_tokenizer = TraceTokenizer(
+            self._tokenizer,
+            args.expert_text,
+            args.max_completion_length,
+            args.expert_too_long,
+            blank_lines=self.guidance.prefix_end == "blank-line",
+        )
         fit_tiles(self.accelerator.device)
         self._step_entropy = torch.zeros((), device=self.accelerator.device)
         self._means = {mode: Means(self.accelerator) for mode in ("train", "eval")}
         self.failed = FailedPrompts(self, args.failed_prompts) if args.failed_prompts else None
         if self.failed is not None:
             self.add_callback(self.failed)
-        self.recorder = RunRecorder(self)
+        self.recorder = RunRecorder(
+            RunFolder(args.output_dir),
+            self.accelerator,
+            describe=self.describe,
+            decode=self._tokenizer.decode,
+            log_rollouts=args.log_rollouts,
+        )
         self.add_callback(self.recorder)
         self.add_callback(Watch())
         # Only of the grader it is known that rewards lie in [0, 1], without which nothing can be decided early.
         self._bounded = [getattr(f, "bounded", False) for f in self.reward_funcs] == [True] and not args.reward_weights
+        self._rewards = RewardFunctions(
+            dict(zip(self.reward_func_names, self.reward_funcs, strict=True)),
+            self.reward_weights.tolist(),
+            decode=self._decode,
+            log_metric=self._log_metric,
+            state=lambda: self.state,
+            bounded=self._bounded,
+        )
         if self.guidance.guides and not self._bounded:
             logger.warning(
                 "rewards of your own may lie outside [0, 1], so no micro-group is decided before all earlier rewards "
@@ -176,7 +209,7 @@ class TRAPOTrainer(GRPOTrainer):
             tokens = (output["completion_mask"] * busy).sum() + (output["prompt_mask"] * busy).sum()
             means.add_total("tokens/update", tokens.item())
             means.add("update/skipped_rows", output["idle"].sum().item(), len(busy))
-            self.recorder.record_rollout(self._rows, output["advantages"].tolist())
+            self.recorder.record_rollout(self._rows, output["advantages"].tolist(), self.state.global_step + 1)
             if self.failed is not None:
                 self.failed.take(self._rows)
         return output
@@ -212,7 +245,7 @@ class TRAPOTrainer(GRPOTrainer):
                 groups,
                 self.guidance if training else no_guidance(size),
                 engine,
-                GraderJudge(self.grader, self._decode) if self.grader else FunctionJudge(self._score),
+                GraderJudge(self.grader, self._decode) if self.grader else FunctionJudge(self._rewards),
                 seed=self.args.seed,
                 # Held-out samples keep their seeds over training, so that two evaluations differ by the policy only.
                 step=self.state.global_step if training else "eval",
@@ -244,12 +277,12 @@ class TRAPOTrainer(GRPOTrainer):
         seen: dict[str, int] = defaultdict(int)
         groups = []
         for row, ids in zip(inputs, prompt_ids, strict=True):
-            prompt_id = checks.prompt_id(row)
+            prompt_id = preflight.prompt_id(row)
             seen[prompt_id] += 1
             if seen[prompt_id] > 1:  # the same prompt twice in a batch: its samples must not be the same too
                 prompt_id += f"#{seen[prompt_id]}"
             guided = self._mode == "train" and self.guidance.guides
-            groups.append(Group(prompt_id, tuple(ids), self.traces(row) if guided else [], row))
+            groups.append(Group(prompt_id, tuple(ids), self._traces(row) if guided else [], row))
         return groups
 
     def demonstrations(self) -> list[Demonstration]:
@@ -257,80 +290,36 @@ class TRAPOTrainer(GRPOTrainer):
         found = []
         for row in self.train_dataset:
             (group,) = self._groups([row])
-            traces = group.traces or self.traces(row)
+            traces = group.traces or self._traces(row)
             found += [Demonstration(f"{group.prompt_id}:{i}", group.prompt_ids, t.ids) for i, t in enumerate(traces)]
         return found
 
-    def note_sft_step(self, tokens: int) -> None:
-        """Count a step on failed prompts' demonstrations, of so many tokens on all ranks, in this step's metrics."""
-        means = self._means["train"]
-        means.add_total("expert/sft_steps", 1.0 / self.accelerator.num_processes)
-        for name in ("tokens/expert", "tokens/update"):
-            means.add_total(name, tokens / self.accelerator.num_processes)
-            means.add(name, 0.0, -1 / self.accelerator.num_processes)  # on top of the rollout's, not a mean with it
+    def first_trace(self, columns: dict[str, Any]) -> Trace | None:
+        """The first expert trace of a dataset row, if it has one."""
+        return next(iter(self._traces(columns)), None)
 
-    def traces(self, row: dict[str, Any]) -> list[Trace]:
-        """Expert traces as tokens: the part that is used, EOS, and not more than max_completion_length."""
-        expert = row.get("expert") or []
-        traces = []
-        for text in [expert] if isinstance(expert, str) else expert:
-            part = expert_part(text, self.args.expert_text)
-            ids = self._tokenizer(part, add_special_tokens=False)["input_ids"]
-            self._means[self._mode].add("expert/too_long_share", float(len(ids) >= self.max_completion_length))
-            eos, limit = self._tokenizer.eos_token_id, self.max_completion_length
-            ids = end_trace(ids, eos, limit, self.args.expert_too_long) if ids else []
-            if not ids:
-                continue
-            blank = ()
-            if self.guidance.prefix_end == "blank-line":
-                blank = [i for i, token in enumerate(ids) if self._is_blank_line(token)]
-            traces.append(Trace(tuple(ids), tuple(blank)))
-        self._means[self._mode].add("expert/prompts_without_trace", float(not traces))
+    def _traces(self, row: dict[str, Any]) -> list[Trace]:
+        """A row's expert traces; counts those that are too long, and prompts without any."""
+        traces, long = self.trace_tokenizer(row.get("expert"))
+        means = self._means[self._mode]
+        for too_long in long:
+            means.add("expert/too_long_share", float(too_long))
+        means.add("expert/prompts_without_trace", float(not traces))
         return traces
 
-    def _is_blank_line(self, token: int) -> bool:
-        if token not in self._blank_line:
-            self._blank_line[token] = "\n\n" in self._tokenizer.decode([token])
-        return self._blank_line[token]
+    def note_sft_step(self, names: Sequence[str], tokens: int) -> None:
+        """Count a step on failed prompts' demonstrations, of so many tokens on all ranks, in this step's metrics."""
+        self.recorder.shown.update(names)
+        means, ranks = self._means["train"], self.accelerator.num_processes
+        means.add_total("expert/sft_steps", 1.0 / ranks)
+        for name in ("tokens/expert", "tokens/update"):
+            means.add_total(name, tokens / ranks)
+            means.add(name, 0.0, -1 / ranks)  # on top of the rollout's, not a mean with it
 
     # ---------------------------------------------------------------- rewards
 
     def _decode(self, row: Row) -> str:
         return self._tokenizer.decode(row.completion_ids, skip_special_tokens=True)
-
-    def _score(self, rows: list[Row]) -> None:
-        """Fill in what the reward functions say of rows; every rank asks for its own, without waiting for others."""
-        for row in rows:
-            row.status, row.rewards = "scored", []
-        weights, arguments = self.reward_weights.tolist(), self._reward_arguments(rows)
-        for name, function in zip(self.reward_func_names, self.reward_funcs, strict=True):
-            values = function(**arguments)
-            if len(values) != len(rows):
-                raise ValueError(f"reward function {name!r} returned {len(values)} rewards for {len(rows)} completions")
-            for row, value in zip(rows, values, strict=True):
-                row.rewards.append(float("nan") if value is None else float(value))
-        for row in rows:
-            scored = [w * r for w, r in zip(weights, row.rewards, strict=True) if r == r]
-            row.reward = sum(scored) if scored else 0.0
-            if self._bounded and not 0 <= row.reward <= 1:
-                raise ValueError(
-                    f"reward function {self.reward_func_names[0]!r} says that it is bounded, but gave {row.reward}: "
-                    "keep it in [0, 1], or do not set its attribute bounded"
-                )
-
-    def _reward_arguments(self, rows: list[Row]) -> dict[str, Any]:
-        columns, texts = [row.group.columns for row in rows], [self._decode(row) for row in rows]
-        if columns and is_conversational({"prompt": columns[0]["prompt"]}):
-            texts = [[{"role": "assistant", "content": text}] for text in texts]
-        keys = [k for k in (columns[0] if columns else {}) if k not in ("prompt", "completion", "completion_ids")]
-        return {
-            "prompts": [c["prompt"] for c in columns],
-            "completions": texts,
-            "completion_ids": [list(row.completion_ids) for row in rows],
-            "trainer_state": self.state,
-            "log_extra": lambda column, values: None,  # rollouts.jsonl has every sample already
-            "log_metric": self._log_metric,
-        } | {k: [c[k] for c in columns] for k in keys}
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> Tensor:
         """What was found during the rollout, (rows of all ranks, reward functions)."""
@@ -342,80 +331,12 @@ class TRAPOTrainer(GRPOTrainer):
 
     # ---------------------------------------------------------------- loss
 
-    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
-        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        self._forward = result[:2]
-        return result
+    # ---------------------------------------------------------------- loss
 
-    def compute_loss(self, model, inputs: dict[str, Any], return_outputs=False, num_items_in_batch=None) -> Tensor:
-        """The loss of a micro-batch. All its parts but the last (`micro_batches.py`) are propagated back already."""
-        loss = accumulate(self, model, inputs)
-        if self.use_adaptive_entropy and self.model.training:
-            self._adapt_entropy()
-        return loss
-
-    def _compute_loss(self, model, inputs: dict[str, Any]) -> Tensor:
-        """Joint loss of a part: rl_coef * TRL's loss + expert_coef * expert loss - entropy_coef * entropy.
-
-        All three have one denominator for the whole optimizer step, so the gradient does not depend on the split.
-        """
-        expert_mask = inputs["expert_mask"]  # (B, T)
-        own_mask = inputs["completion_mask"] * inputs["tool_mask"]  # (B, T)
-        advantages = inputs["advantages"][:, None]  # (B, 1)
-        if self.loss_type in ("grpo", "sapo"):  # a mean per row: the row's denominator counts its expert tokens too
-            own, trained = own_mask.sum(1), (own_mask + expert_mask).sum(1)
-            inputs = inputs | {"advantages": inputs["advantages"] * own / trained.clamp(min=1)}
-        # Means over rows are of the part's rows, but belong to the whole micro-batch.
-        share = 1.0 if self.loss_type in ("cispo", "dapo", "vespo") else inputs["share"]
-        loss = self.args.rl_coef * share * super()._compute_loss(model, inputs)
-        (logp, entropy), self._forward = self._forward, None
-        if inputs.get("old_per_token_logps") is None:  # the first pass: engine and training model are the same policy
-            gap = (logp.detach() - inputs["sampling_per_token_logps"]).abs() * own_mask
-            self._means[self._mode].add("sampling/logp_difference", gap.sum().item(), own_mask.sum().item())
-        accumulation = self.current_gradient_accumulation_steps if self.model.training else 1
-        if self.args.trains_expert_tokens:
-            tokens = ExpertTokens(logp, expert_mask, entropy.detach(), advantages, self._progress())
-            per_token, w = expert_loss(tokens, self._weight)
-            reduced = self._reduce(per_token, own_mask + expert_mask, inputs) / accumulation
-            loss = loss + self.args.expert_coef * share * reduced
-            alpha = self.args.alpha if self.args.expert_weight == "trsft" else None
-            self._means[self._mode].add_expert(tokens, w, alpha)
-            if "row" in inputs:  # not in a batch made by hand
-                self.recorder.note_prefixes([self._rows[i] for i in inputs["row"].tolist()], tokens, w)
-        if self.entropy_coef or self.use_adaptive_entropy:
-            mask = own_mask + expert_mask if self.args.entropy_on_expert else own_mask
-            bonus = (entropy * mask).sum() / self._per_window(inputs["entropy_items"])
-            if not self.use_adaptive_entropy or self._last_world_entropy <= self.args.entropy_target:
-                loss = loss - self.entropy_coef * bonus / accumulation
-            self._step_entropy += bonus.detach() / accumulation
-        return loss
-
-    def _adapt_entropy(self) -> None:
-        """Skywork-OR1's controller (arXiv 2505.22312): at the end of a step, move the coefficient towards the target.
-
-        TRL has the same rule and saves the same two attributes with a checkpoint, but measures a mean per micro-batch.
-        """
-        if self.accelerator.sync_gradients:
-            self._last_world_entropy = self.accelerator.reduce(self._step_entropy, "mean").item()
-            low = self._last_world_entropy <= self.args.entropy_target
-            coef = self.entropy_coef + (self.args.entropy_coef_delta if low else -self.args.entropy_coef_delta)
-            self.entropy_coef = min(max(coef, self.args.entropy_coef_min), self.args.entropy_coef_max)
-            self._means[self._mode].add("entropy_coef", self.entropy_coef)
-            self._step_entropy = torch.zeros_like(self._step_entropy)
-
-    def _reduce(self, per_token: Tensor, trained_mask: Tensor, inputs: dict[str, Any]) -> Tensor:
-        """(B, T) to a scalar, by the denominator that TRL gives the policy loss of this loss_type."""
-        if self.loss_type == "dr_grpo":
-            return per_token.sum() / (len(per_token) * self.max_completion_length)
-        if self.loss_type in ("grpo", "sapo"):
-            return (per_token.sum(1) / trained_mask.sum(1).clamp(min=1)).mean()
-        if self.loss_type == "luspo":
-            return per_token.sum(1).mean()
-        return per_token.sum() / self._per_window(inputs["num_items_in_batch"])
-
-    def _per_window(self, items: Tensor) -> Tensor:
-        """Tokens of the generation batch on all ranks to tokens per micro-batch and rank, on average."""
-        return items.clamp(min=1) / self.accelerator.num_processes / self.args.steps_per_generation
+    def token_logps(self, model, ids: Tensor, mask: Tensor, last: int) -> Tensor:
+        """Log-probabilities (B, last) of the last tokens of `ids` (B, L), in TRL's way: in chunks, with their graph."""
+        logps, *_ = self._get_per_token_logps_and_entropies(model, ids, mask, last)
+        return logps
 
     def _progress(self) -> float:
         return self.state.global_step / max(self.state.max_steps, 1)
@@ -424,7 +345,7 @@ class TRAPOTrainer(GRPOTrainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"):
         """As in transformers; `{prefix}_reward` and `{prefix}_truncated` of every held-out set are in the result."""
-        self.eval_prefix = metric_key_prefix
+        self.recorder.eval_prefix = metric_key_prefix
         before_training = not self.accelerator._models and not self.is_deepspeed_enabled
         sharded = self.is_fsdp_enabled
         forwards = ("forward", "_original_forward")
@@ -455,9 +376,9 @@ class TRAPOTrainer(GRPOTrainer):
         """As in TRL, with this trainer's metrics reduced over ranks and added."""
         training = self.model.training
         for name, (value, count) in self._means["train" if training else "eval"].take().items():
-            logs[name if training else f"{self.eval_prefix}_{name}"] = value
+            logs[name if training else f"{self.recorder.eval_prefix}_{name}"] = value
             if name == "reward":  # held-out: the number of samples behind the accuracy
-                logs[f"{self.eval_prefix}_samples"] = round(count)
+                logs[f"{self.recorder.eval_prefix}_samples"] = round(count)
         if training:
             logs |= self.recorder.step_figures()
             spent = logs.get("seconds/rollout", 0.0) + logs.get("seconds/grading", 0.0)
@@ -473,6 +394,20 @@ class TRAPOTrainer(GRPOTrainer):
         return loss
 
     # ---------------------------------------------------------------- run folder
+
+    def describe(self) -> dict[str, Any]:
+        """What run.json says of this trainer: everything that was set, and on what it runs."""
+        return {
+            "method": self.args.method_settings(),
+            "rewards": self.reward_func_names,
+            "config": self.args.to_dict(),
+            "model_path": self.model.config.name_or_path,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "rows": len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None,
+            "rows_fingerprint": getattr(self.train_dataset, "_fingerprint", None),  # of content and transformations
+            "world_size": self.accelerator.num_processes,
+            "device": str(self.accelerator.device),
+        } | environment()
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         """As in transformers; True resumes from the newest complete checkpoint of the run folder."""
@@ -503,4 +438,4 @@ class TRAPOTrainer(GRPOTrainer):
         checkpoint = self.recorder.folder.checkpoints / f"checkpoint-{self.state.global_step}"
         if self.failed is not None:
             self.failed.save(checkpoint)
-        self.recorder.mark(checkpoint)
+        self.recorder.mark(checkpoint, self.state.global_step)

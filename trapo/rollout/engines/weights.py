@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from trl import GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 
 from ...config import TRAPOConfig
@@ -87,27 +87,39 @@ class Engines:
     """Gives a trainer its engine: `TorchEngine` on the live model, or vLLM with weights pushed when they have changed.
 
     `seconds` and `difference` are of the last push to vLLM and its check (`VLLMEngine.check`); None without one.
+
+    Args:
+        args: the configuration.
+        accelerator: of the trainer.
+        policy: the training model as it is now, perhaps wrapped.
+        eos_ids: tokens that end a sample.
+        pad_id: any valid token.
     """
 
-    def __init__(self, trainer: GRPOTrainer):
-        self._trainer = trainer
+    def __init__(
+        self,
+        args: TRAPOConfig,
+        accelerator: Accelerator,
+        policy: Callable[[], PreTrainedModel],
+        eos_ids: list[int],
+        pad_id: int,
+    ):
+        self.args, self.accelerator, self.policy, self.eos_ids, self.pad_id = args, accelerator, policy, eos_ids, pad_id
         self.seconds: float | None = None
         self.difference: float | None = None
         self._whole: PreTrainedModel | None = None  # of a sharded model, its weights unsharded
         self._whole_at = -1  # the step whose weights these are
-        self._vllm = None if trainer.args.resolved_engine() == "torch" else self._start_vllm()
+        self._vllm = None if args.resolved_engine() == "torch" else self._start_vllm()
 
     def _start_vllm(self) -> "VLLMEngine | VLLMServerEngine":
-        trainer = self._trainer
-        accelerator, args = trainer.accelerator, trainer.args
         return start_vllm(
-            accelerator.unwrap_model(trainer.model),
-            trainer.eos_token_ids,
-            args,
-            Path(args.vllm_server_weights or Path(args.output_dir) / "server-weights"),
-            ranks=accelerator.num_processes,
-            first=accelerator.is_main_process,
-            barrier=accelerator.wait_for_everyone,
+            self.accelerator.unwrap_model(self.policy()),
+            self.eos_ids,
+            self.args,
+            Path(self.args.vllm_server_weights or Path(self.args.output_dir) / "server-weights"),
+            ranks=self.accelerator.num_processes,
+            first=self.accelerator.is_main_process,
+            barrier=self.accelerator.wait_for_everyone,
         )
 
     def forget(self) -> None:
@@ -118,12 +130,10 @@ class Engines:
 
     def ready(self, model, sampling: Sampling, step: int) -> Engine:
         """The engine with the weights of `model`, the training model unwrapped, as they are at `step`."""
-        trainer = self._trainer
         if self._vllm is None:
             if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
                 model = self._unsharded(model, step)
-            slots, pad = trainer.args.rollout_slots, trainer._tokenizer.pad_token_id
-            return TorchEngine(model, trainer.eos_token_ids, pad, sampling=sampling, slots=slots)
+            return TorchEngine(model, self.eos_ids, self.pad_id, sampling=sampling, slots=self.args.rollout_slots)
         self._vllm.sampling, self.seconds = sampling, None
         if self._vllm.loaded != (id(self), step):
             started = time.perf_counter()
@@ -133,7 +143,7 @@ class Engines:
         return self._vllm
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
-        return TRLWeights(self._trainer.model, self._trainer.accelerator, processing_class=None).named()
+        return TRLWeights(self.policy(), self.accelerator, processing_class=None).named()
 
     def _unsharded(self, model: PreTrainedModel, step: int) -> PreTrainedModel:
         """A whole copy of an FSDP model: its ranks wait for each other in every layer, but draw different lengths.
@@ -141,7 +151,7 @@ class Engines:
         It costs the memory of the weights on every rank; where that is too much there is vLLM.
         """
         if self._whole is None:
-            device, dtype = self._trainer.accelerator.device, next(model.parameters()).dtype
+            device, dtype = self.accelerator.device, next(model.parameters()).dtype
             self._whole = AutoModelForCausalLM.from_config(model.config).to(device, dtype).eval()
         if self._whole_at != step:
             parameters = dict(self._whole.named_parameters())  # tied ones once

@@ -1,0 +1,94 @@
+"""The joint loss: TRL's policy loss, the expert's and an entropy bonus, from one forward, over one denominator."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..method.expert import ExpertTokens, expert_loss
+from ..rollout.types import Row
+
+
+class JointLoss:
+    """The part of `TRAPOTrainer` that computes a loss: a mixin, put before TRL's trainer.
+
+    loss = rl_coef * policy loss + expert_coef * expert loss - entropy_coef * entropy. All three have one denominator
+    for the whole optimizer step, so that the gradient does not depend on the split into micro-batches or ranks.
+    """
+
+    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        self._forward = result[:2]
+        return result
+
+    def compute_loss(self, model, inputs: dict[str, Any], return_outputs=False, num_items_in_batch=None) -> Tensor:
+        """The loss of a micro-batch; at the end of a step the entropy's coefficient is adapted."""
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if self.use_adaptive_entropy and self.model.training:
+            self._adapt_entropy()
+        return loss
+
+    def _compute_loss(self, model, inputs: dict[str, Any]) -> Tensor:
+        """The joint loss of a part of a micro-batch; its graph is of one forward."""
+        expert_mask = inputs["expert_mask"]  # (B, T)
+        own_mask = inputs["completion_mask"] * inputs["tool_mask"]  # (B, T)
+        advantages = inputs["advantages"][:, None]  # (B, 1)
+        if self.loss_type in ("grpo", "sapo"):  # a mean per row: the row's denominator counts its expert tokens too
+            own, trained = own_mask.sum(1), (own_mask + expert_mask).sum(1)
+            inputs = inputs | {"advantages": inputs["advantages"] * own / trained.clamp(min=1)}
+        # Means over rows are of the part's rows, but belong to the whole micro-batch.
+        share = 1.0 if self.loss_type in ("cispo", "dapo", "vespo") else inputs["share"]
+        loss = self.args.rl_coef * share * super()._compute_loss(model, inputs)
+        (logp, entropy), self._forward = self._forward, None
+        if inputs.get("old_per_token_logps") is None:  # the first pass: engine and training model are the same policy
+            gap = (logp.detach() - inputs["sampling_per_token_logps"]).abs() * own_mask
+            self._means[self._mode].add("sampling/logp_difference", gap.sum().item(), own_mask.sum().item())
+        accumulation = self.current_gradient_accumulation_steps if self.model.training else 1
+        if self.args.trains_expert_tokens:
+            tokens = ExpertTokens(logp, expert_mask, entropy.detach(), advantages, self._progress())
+            per_token, w = expert_loss(tokens, self._weight)
+            reduced = self._reduce(per_token, own_mask + expert_mask, inputs) / accumulation
+            loss = loss + self.args.expert_coef * share * reduced
+            alpha = self.args.alpha if self.args.expert_weight == "trsft" else None
+            self._means[self._mode].add_expert(tokens, w, alpha)
+            if "row" in inputs and self.model.training:  # there is none in a batch made by hand
+                self._note_prefixes([self._rows[i] for i in inputs["row"].tolist()], tokens, w)
+        if self.entropy_coef or self.use_adaptive_entropy:
+            mask = own_mask + expert_mask if self.args.entropy_on_expert else own_mask
+            bonus = (entropy * mask).sum() / self._per_window(inputs["entropy_items"])
+            if not self.use_adaptive_entropy or self._last_world_entropy <= self.args.entropy_target:
+                loss = loss - self.entropy_coef * bonus / accumulation
+            self._step_entropy += bonus.detach() / accumulation
+        return loss
+
+    def _note_prefixes(self, rows: list[Row], tokens: ExpertTokens, w: Tensor) -> None:
+        masks, p = tokens.mask.bool(), tokens.logp.detach().exp()
+        kept = [[x[mask].tolist() for x, mask in zip(values, masks, strict=True)] for values in (p, w.detach())]
+        self.recorder.note_prefixes(rows, *kept)
+
+    def _adapt_entropy(self) -> None:
+        """Skywork-OR1's controller (arXiv 2505.22312): at the end of a step, move the coefficient towards the target.
+
+        TRL has the same rule and saves the same two attributes with a checkpoint, but measures a mean per micro-batch.
+        """
+        if self.accelerator.sync_gradients:
+            self._last_world_entropy = self.accelerator.reduce(self._step_entropy, "mean").item()
+            low = self._last_world_entropy <= self.args.entropy_target
+            coef = self.entropy_coef + (self.args.entropy_coef_delta if low else -self.args.entropy_coef_delta)
+            self.entropy_coef = min(max(coef, self.args.entropy_coef_min), self.args.entropy_coef_max)
+            self._means[self._mode].add("entropy_coef", self.entropy_coef)
+            self._step_entropy = torch.zeros_like(self._step_entropy)
+
+    def _reduce(self, per_token: Tensor, trained_mask: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """(B, T) to a scalar, by the denominator that TRL gives the policy loss of this loss_type."""
+        if self.loss_type == "dr_grpo":
+            return per_token.sum() / (len(per_token) * self.max_completion_length)
+        if self.loss_type in ("grpo", "sapo"):
+            return (per_token.sum(1) / trained_mask.sum(1).clamp(min=1)).mean()
+        if self.loss_type == "luspo":
+            return per_token.sum(1).mean()
+        return per_token.sum() / self._per_window(inputs["num_items_in_batch"])
+
+    def _per_window(self, items: Tensor) -> Tensor:
+        """Tokens of the generation batch on all ranks to tokens per micro-batch and rank, on average."""
+        return items.clamp(min=1) / self.accelerator.num_processes / self.args.steps_per_generation
