@@ -18,11 +18,11 @@ from trapo.plotting import METHOD_COLORS, METHOD_DASHES, METHOD_LABELS, PALETTE,
 from trapo_evals.stats import compare, holm
 
 from ..seeds import mean_interval
-from .runs import Study, parser, study_of
+from .runner import Study, parser, study_of
 
-COMMAND = "python -m trapo_analysis.study.page"
+COMMAND = "make figures"
 PROBES = ("test", "direct", "facts")
-MARK = "<!-- made by: python -m trapo_analysis.study.page: {} -->"
+MARK = "<!-- made by: make figures: {} -->"
 END = "<!-- end -->"
 
 

@@ -218,9 +218,7 @@ def test_a_page_without_marks_is_not_written(study, tmp_path):
     results = results_of(study, {"trapo": [0.5, 0.6]})
     page = tmp_path / "page.md"
     page.write_text("no marks\n")
-    with pytest.raises(
-        ValueError, match=r"page\.md has no <!-- made by: python -m trapo_analysis\.study_page: accuracies -->"
-    ):
+    with pytest.raises(ValueError, match=r"page\.md has no <!-- made by: make figures: accuracies -->"):
         study_page.write_tables(results, page)
     assert page.read_text() == "no marks\n"
 

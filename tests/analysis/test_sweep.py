@@ -201,7 +201,7 @@ def test_a_killed_sweep_goes_on_to_the_same_runs(tmp_path):
 @pytest.mark.parametrize(
     ("process", "error"),
     [
-        ("from trapo_analysis import point; point.LOADED = ('noisy',); point.serve()", None),
+        ("from trapo_analysis import sweep_worker as point; point.LOADED = ('noisy',); point.serve()", None),
         ("import noisy, sys; sys.stdin.read()", "its process printed 'Welcome!', no answer"),
     ],
 )
