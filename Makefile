@@ -7,13 +7,17 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: train test test-real test-browser test-ray test-vllm test-study study figures check clean
+.PHONY: train test test-gpu test-real test-browser test-ray test-vllm test-study study figures check clean
 
 train: $(STAMP)
 	$(BIN)/trapo train
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2
+
+# On a machine with a GPU: the tests that can use it.
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu --device cuda
 
 test-real: $(VENV)/.real
 	$(BIN)/python -m pytest -m real tests/real

@@ -1,4 +1,8 @@
-"""Small real things for tests: a byte tokenizer, a tiny Qwen2, rows with experts."""
+"""Small real things for tests: a byte tokenizer, a tiny Qwen2, rows with experts; the device, and the precision.
+
+Tests run on the CPU, also where there is a GPU, because many hold bits that are the CPU's. `--device cuda` lets those
+marked `gpu` have it; they run on the CPU too.
+"""
 
 import os
 
@@ -7,6 +11,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+
+# What the fixture `precision` says of a run's device and precision; tests' own settings stand on top of it.
+SETTINGS = {"use_cpu": True, "bf16": False}
 
 ROWS = [
     {"id": f"p{i}", "prompt": f"{i}+{i}=", "answer": str(2 * i), "expert": [f"so \n\n it is \\boxed{{{2 * i}}}"]}
@@ -49,6 +56,41 @@ def new_model(seed: int = 0, **changes):
         | changes
     )
     return Qwen2ForCausalLM(config).eval()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="what the tests marked gpu run on")
+
+
+def pytest_configure(config):
+    if config.getoption("--device") == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@pytest.fixture(scope="session")
+def device(request):
+    """The torch.device of a test that may run on a GPU."""
+    import torch
+
+    return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
+def precision(request, device):
+    """Every test that uses it runs in float32, and under bf16 autocast over float32 weights: a GPU's default."""
+    before = SETTINGS.copy()
+    SETTINGS.update(use_cpu=device.type == "cpu", bf16=request.param == "bf16")
+    yield request.param
+    SETTINGS.update(before)
+
+
+@pytest.fixture(params=["fp32", "bf16"])
+def autocast(request, device):
+    """The engine as the trainer runs it, in either precision."""
+    import torch
+
+    with torch.autocast(device.type, torch.bfloat16, enabled=request.param == "bf16"):
+        yield request.param
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from conftest import SETTINGS
 from datasets import Dataset
 
 from trapo import TRAPOConfig, TRAPOTrainer
@@ -59,11 +60,10 @@ def one_step(
         "loss_type": loss_type,
         "save_strategy": "no",
         "gradient_checkpointing": False,
-        "use_cpu": True,
         "disable_tqdm": True,
         "seed": 7,
     }
-    config = TRAPOConfig(**(fields | EXTRA.get(loss_type, {}) | kwargs))
+    config = TRAPOConfig(**(SETTINGS | fields | EXTRA.get(loss_type, {}) | kwargs))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -78,7 +78,7 @@ def one_step(
         if evaluate:
             trainer.evaluate()
         trainer.train()
-    return {name: p.detach() - before[name] for name, p in model.named_parameters()}
+    return {name: p.detach().cpu() - before[name] for name, p in model.named_parameters()}
 
 
 def idle_step(path, batch):

@@ -6,6 +6,8 @@ import torch
 from trapo.rollout.engines.base import Request, Sampling, generate
 from trapo.rollout.engines.torch import TorchEngine, check_full_attention, uniform
 
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("autocast")]
+
 
 def splitmix64(seed, n):
     """The generator as published, in Python's unbounded integers; its output number n + 1 as a number in [0, 1)."""

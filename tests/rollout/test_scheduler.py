@@ -163,7 +163,7 @@ def test_answers_that_hang_or_eat_memory_and_workers_that_die_cost_one_sample_ea
     assert counts["correct"] >= 20 and counts["wrong"] >= 20 and sum(counts.values()) == 48
 
 
-def test_the_torch_engine_draws_the_same_bits_under_every_schedule():
+def test_the_torch_engine_draws_the_same_bits_under_every_schedule(autocast):
     model = conftest.new_model()
     found = []
     for schedule, slots in [

@@ -16,6 +16,7 @@ from trapo.command import stages
 from trapo.training import lora
 
 pytest.importorskip("peft")
+pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +31,15 @@ def settings(base, folder, recipe, **fields):
     flags = {
         "output_dir": folder, "lora_r": 4, "sft_max_steps": 2, "sft_batch_size": 4, "sft_learning_rate": 1e-2,
         "max_steps": 2, "learning_rate": 1e-2, "per_device_train_batch_size": 16, "max_completion_length": 30,
-        "num_generations_eval": 1, "per_device_eval_batch_size": 16, "use_cpu": "true", "save_steps": 1,
-    } | fields  # fmt: skip
+        "num_generations_eval": 1, "per_device_eval_batch_size": 16, "save_steps": 1,
+    } | conftest.SETTINGS | fields  # fmt: skip
     config = jobs.resolve_config(recipe, [], None, [str(p) for k, v in flags.items() for p in (f"--{k}", v)])
     rows = Dataset.from_list(conftest.ROWS)
     return jobs.Job(recipe, "model", "rows", str(base), rows, {"held_out": rows}), config
 
 
 @pytest.fixture(scope="module")
-def finished(base, tmp_path_factory):
+def finished(base, tmp_path_factory, precision):
     job, config = settings(base, tmp_path_factory.mktemp("lora") / "run", "sft-then-rl")
     return stages.train(job, config)
 

@@ -101,10 +101,12 @@ def test_a_batch_without_any_gradient_is_a_step_of_zero(tmp_path, make_model, to
     assert all((delta == 0).all() for delta in change.values())
 
 
-def test_the_engines_log_probabilities_and_entropy_are_the_training_models(tmp_path, make_model, tokenizer, rows):
+def test_the_engines_log_probabilities_and_entropy_are_the_training_models(
+    tmp_path, make_model, tokenizer, rows, precision
+):
     one_step(tmp_path, make_model(), tokenizer, rows)
     metric = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
-    assert metric["sampling/logp_difference"] < 1e-4
+    assert 0 < metric["sampling/logp_difference"] < {"fp32": 1e-4, "bf16": 0.02}[precision]
     prompts = {row["id"]: tokenizer(row["prompt"])["input_ids"] for row in rows}
     surprise = tokens = 0
     for s in rollouts(tmp_path):
@@ -114,7 +116,7 @@ def test_the_engines_log_probabilities_and_entropy_are_the_training_models(tmp_p
         start = len(ids) - len(s["own_ids"])
         surprise -= sum(logp[t - 1, ids[t]].item() for t in range(start, len(ids)))
         tokens += len(s["own_ids"])
-    assert metric["entropy"] == pytest.approx(surprise / tokens, rel=1e-4)
+    assert metric["entropy"] == pytest.approx(surprise / tokens, rel={"fp32": 1e-4, "bf16": 1e-2}[precision])
 
 
 def test_the_logits_of_a_long_row_never_exist_at_once(tmp_path, make_model, tokenizer, rows):
