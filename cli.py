@@ -122,7 +122,8 @@ def train(
 def doctor(context: typer.Context) -> None:
     """Check this machine and a model for a training, whose flags these are. Exit code 1 if it cannot work.
 
-    Versions, device, DeepSpeed, group layout, tokenizer, memory and disk, grader, engine, one gradient from any split.
+    Versions, device, DeepSpeed, group layout, tokenizer, memory and disk, grader, engine, one gradient from any split,
+    a step of training.
     """
     with one_line_errors():
         from trapo.command import doctor as doctors

@@ -88,6 +88,8 @@ def test_seven_billion_parameters_do_not_fit_here(tmp_path):
     assert status == "error" and remedy.startswith("--lora_r 16")
     assert float(text.split()[0]) > 16 * 7.6e9 / 2**30  # weights, gradients and Adam's moments alone
     assert found("gradient", patient)[0][1].startswith("not tried: the model and two gradients take 85")
+    ((status, text, _),) = found("training", patient)
+    assert status == "warning" and text.startswith("not tried: it takes ")
 
 
 def test_a_context_without_room(tmp_path):
@@ -267,6 +269,42 @@ def test_a_gradient_that_depends_on_the_split(patient, monkeypatch):
     monkeypatch.setattr(TRAPOTrainer, "_compute_loss", by_part)
     ((status, text, _),) = found("gradient", patient)
     assert status == "error" and text.startswith("the gradient depends on the split: ")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "fields, what",
+    [
+        ({}, "rl trained a step, was evaluated and saved on {} in float32"),
+        ({"bf16": True}, "rl trained a step, was evaluated and saved on {} in bf16"),
+        ({"stages": ["sft", "rl"], "lora_r": 4}, "sft and rl trained a step, was evaluated and saved on {} in float32"),
+        ({"guidance": "none", "num_generations": 4, "expert_weight": "none"}, "rl trained a step"),
+    ],
+    ids=["default", "bf16", "lora and sft", "grpo"],
+)
+def test_it_does_what_training_does(fields, what, tmp_path, device):
+    shared = {"use_cpu": device.type == "cpu", "max_completion_length": 64, "bf16": False}
+    config = TRAPOConfig(output_dir=str(tmp_path / "run"), **shared | fields)
+    before = config.to_dict()
+    ((status, text, _),) = found("training", Patient(config, str(BASE)))
+    assert status == "ok" and text.startswith(what.format(config.device)), text
+    assert float(re.search(r"differ by (\S+) nats", text)[1]) < (0.05 if config.bf16 else 1e-5)
+    assert config.to_dict() == before and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "broken", ["trainer.TRAPOTrainer.prediction_step", "trainer.TRAPOTrainer._compute_loss", "trainer.Rollout.run",
+               "trainer.TRAPOTrainer._save_checkpoint"],
+)  # fmt: skip
+def test_a_training_that_dies_is_not_called_well(broken, patient, monkeypatch):
+    def dies(*args, **kwargs):
+        raise RuntimeError("Index put requires the source and destination dtypes match")
+
+    monkeypatch.setattr(f"trapo.training.{broken}", dies)
+    monkeypatch.setattr(doctor, "CHECKS", {"training": CHECKS["training"]})
+    lines = []
+    assert examine(patient, lines.append) == "error"
+    assert lines == ["error   training: Index put requires the source and destination dtypes match"]
 
 
 def test_a_check_that_breaks_is_an_error_and_the_others_are_made(patient, monkeypatch):

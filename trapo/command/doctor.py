@@ -26,6 +26,7 @@ from ..data.tokens import CHAT_END, apply_template, prompt_text, shorten
 from ..grading.grader import Grader
 from ..models import load_model, load_tokenizer
 from . import memory as estimate
+from .trial import trial_run
 
 # What the tests run with; tests/command/test_doctor.py holds it against constraints.txt.
 TESTED = {
@@ -159,8 +160,7 @@ def memory(patient: Patient) -> Iterator[Finding]:
     """The estimate against what is free."""
     peaks = patient.memory().peaks
     peak = max(peaks.values())
-    on_gpu = torch.cuda.is_available() and not patient.config.use_cpu
-    free = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
+    free = _free(patient.config)
     text = f"{peak / 2**30:.3g} GiB of tensors at the peak ({max(peaks, key=peaks.get)}), {free / 2**30:.3g} GiB free"
     if peak > free:
         remedy = (
@@ -171,6 +171,12 @@ def memory(patient: Patient) -> Iterator[Finding]:
         yield Finding("warning", text, "leave room for fragmentation: lower --update_tokens or --rollout_slots")
     else:
         yield Finding("ok", text)
+
+
+def _free(config: TRAPOConfig) -> int:
+    """Bytes free where the training would run."""
+    on_gpu = torch.cuda.is_available() and not config.use_cpu
+    return torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
 
 
 def disk(patient: Patient) -> Iterator[Finding]:
@@ -274,6 +280,19 @@ def engine(patient: Patient) -> Iterator[Finding]:
     yield Finding("ok", f"{name} draws with the pushed weights (log-probabilities differ by {difference:.1e})")
 
 
+def training(patient: Patient) -> Iterator[Finding]:
+    """Rollout, held-out evaluation, update and save, once each, as the training would do them."""
+    if (peak := max(patient.memory().peaks.values())) > (free := _free(patient.config)):
+        text = f"not tried: it takes {peak / 2**30:.3g} GiB, {free / 2**30:.3g} GiB are free"
+        yield Finding("warning", text, "see memory")
+        return
+    found = trial_run(patient.config, patient.model_path)
+    precision = next((name for name in ("bf16", "fp16") if getattr(patient.config, name)), "float32")
+    gap = "" if found["difference"] is None else f"; sampler and update differ by {found['difference']:.1e} nats"
+    what = f"{' and '.join(patient.config.stages)} trained a step, was evaluated and saved"
+    yield Finding("ok", f"{what} on {found['device']} in {precision} ({found['seconds']:.1f} s{gap})")
+
+
 def gradient(patient: Patient) -> Iterator[Finding]:
     """One gradient from two rows together and apart, on the real model."""
     needed = patient.memory()
@@ -346,9 +365,9 @@ def groups(patient: Patient) -> Iterator[Finding]:
 
 CHECKS: dict[str, Callable[[Patient], Iterator[Finding]]] = {
     f.__name__: f
-    for f in (versions, device, deepspeed, groups, model, tokenizer, memory, disk, grader, engine, gradient)
+    for f in (versions, device, deepspeed, groups, model, tokenizer, memory, disk, grader, engine, gradient, training)
 }
-NEED_A_MODEL = ("tokenizer", "memory", "disk", "engine", "gradient")
+NEED_A_MODEL = ("tokenizer", "memory", "disk", "engine", "gradient", "training")
 
 
 def examine(patient: Patient, say: Callable[[str], None]) -> str:
