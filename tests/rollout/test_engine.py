@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from trapo.rollout.engines.base import Request, Sampling, generate
-from trapo.rollout.engines.torch import TorchEngine, check_full_attention, uniform
+from trapo.rollout.engines.torch import TorchEngine, check_full_attention
+from trapo.rollout.engines.torch_draw import uniform
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("autocast")]
 

@@ -1,34 +1,36 @@
 """The embedded engine: seeded sampling from a transformers decoder, on CPU or one GPU, without another copy of weights.
 
 A pool of slots holds one key/value row per running sample, left-aligned, each with its own cursor. Waiting requests
-are prefilled together, a prompt that several of them share only once, whenever enough slots are free; a finished
-sample's slot is taken over by the last one, so that running samples stay contiguous. Each token is drawn from one
-uniform number, a pure function of the sample's seed and the token's index, by inverting the cumulative distribution.
+are prefilled together, a prompt that several of them share only once, whenever enough slots are free; slots of finished
+samples are taken over by the last ones, so that running samples stay contiguous. Each token is drawn from one uniform
+number, a pure function of the sample's seed and the token's index, by inverting the cumulative distribution.
+
+Every decode step has a fixed shape (`torch_step.py`); on a GPU a few shapes serve all, each a CUDA graph
+(`torch_graphs.py`), and tokens are taken to the host every few steps: what was drawn behind a sample's end is dropped.
 
 A sample does not depend on what else is in the pool. Seeds alone would not give that, because floating-point kernels
 choose other summation orders for other shapes: so at least four rows are always computed and key/value lengths are
-multiples of 16, which was enough for equal bits wherever it was measured (fp32, CPU).
+multiples of 16, which was enough for equal bits wherever it was measured (fp32, CPU). Elsewhere `length` does: with it
+all prefills have one shape, and all steps have another.
 """
 
 from collections import deque
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
-from transformers import (
-    Cache,
-    DynamicCache,
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    PreTrainedModel,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import DynamicCache, PreTrainedModel
 
 from .base import Request, Sample, Sampling
+from .torch_cache import KV_MULTIPLE, SlotCache, round_up
+from .torch_draw import Draw
+from .torch_graphs import Capture, GraphedSteps, cuda_capture
+from .torch_step import DecodeStep, Slots, decoding
 
 MIN_ROWS = 4
-KV_MULTIPLE = 16
+GPU_ROWS = 8  # the smallest of a GPU's shapes; the others are twice the one before
+GPU_STEPS = 8  # between two looks at what was drawn
+FIXED_PREFILL = 256  # columns of a prefill of fixed shape
+HELD = 0.25  # largest share of a GPU's memory that keys, values and graphs may hold while nothing is drawn
 
 
 @dataclass
@@ -38,73 +40,15 @@ class _Running:
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
+    @property
+    def cursor(self) -> int:
+        """Where the token that is computed next stands."""
+        return len(self.request.ids) + len(self.ids) - 1
 
-def uniform(seeds: Tensor, index: Tensor) -> Tensor:
-    """One float64 in [0, 1) per (seed, token index): the SplitMix64 generator's output number `index + 1`.
-
-    Args:
-        seeds: (N,) int64.
-        index: (N,) int64, counted from 0.
-
-    Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014).
-    """
-
-    def shift(z: Tensor, bits: int) -> Tensor:  # logical, where torch's >> is arithmetic
-        return (z >> bits) & ((1 << (64 - bits)) - 1)
-
-    z = seeds + (index + 1) * -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed number; int64 wraps
-    z = (z ^ shift(z, 30)) * -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
-    z = (z ^ shift(z, 27)) * -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
-    z = z ^ shift(z, 31)
-    return shift(z, 11).double() * 2.0**-53
-
-
-def _round_up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
-
-
-class _SlotCache(Cache):
-    """Keys and values of all slots, (slots, heads, capacity, head_dim) per layer; one decode step writes one column."""
-
-    def __init__(self):
-        super().__init__(layers=[])
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-        self.rows: Tensor | None = None  # (rows,) the slots computed in this step
-        self.cursor: Tensor | None = None  # (rows,) where each writes its token
-        self.width = 0  # key/value columns in view
-
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args, **kwargs):
-        """Write this step's column of each row, and show the columns in use. Called by the model's attention."""
-        n, keys, values = len(self.rows), self.keys[layer_idx], self.values[layer_idx]
-        keys[self.rows, :, self.cursor] = key_states[:, :, 0].to(keys.dtype)
-        values[self.rows, :, self.cursor] = value_states[:, :, 0].to(values.dtype)
-        return keys[:n, :, : self.width], values[:n, :, : self.width]
-
-    def store(self, prefilled: DynamicCache, source: list[int], slots: list[int]) -> None:
-        """Copy row source[i] of a prefilled cache into slot slots[i]."""
-        for i, layer in enumerate(prefilled.layers):
-            for kept, found in ((self.keys[i], layer.keys), (self.values[i], layer.values)):
-                kept[slots, :, : found.shape[2]] = found[source].to(kept.dtype)
-
-    def move(self, source: int, target: int) -> None:
-        """Let slot `target` take over what slot `source` holds."""
-        for tensor in (*self.keys, *self.values):
-            tensor[target] = tensor[source]
-
-    def reserve(self, keys: list[Tensor], values: list[Tensor], slots: int, capacity: int) -> None:
-        """Make room for `capacity` columns, shaped like `keys` and `values`, keeping what is there.
-
-        Under autocast a layer may give keys in float32 (after the rotary embedding) beside values in bfloat16. Both are
-        kept as attention computes with them: in autocast's type.
-        """
-        device = keys[0].device.type
-        lower = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        for old, like in ((self.keys, keys), (self.values, values)):
-            new = [x.new_zeros(slots, x.shape[1], capacity, x.shape[3], dtype=lower or x.dtype) for x in like]
-            for before, after in zip(old, new, strict=False):
-                after[:, :, : before.shape[2]] = before
-            old[:] = new
+    @property
+    def longest(self) -> int:
+        """Most tokens that prompt and sample will have."""
+        return len(self.request.ids) + self.request.max_tokens
 
 
 class TorchEngine:
@@ -116,9 +60,15 @@ class TorchEngine:
         pad_id: any valid token.
         sampling: how tokens are drawn.
         slots: most samples in the pool at once.
+        graphs: "auto" (CUDA graphs on a GPU, if they prove themselves) or "off".
+        steps: decode steps per `poll`; 0 for 1 on a CPU and 8 on a GPU.
+        prefill_tokens: most tokens of a forward over prompts, padding included; four rows of 16 always go.
+        length: if given, the most tokens of prompt and sample, and every step computes all slots and so many columns: a
+            sample then depends on its request only whatever the kernels, at the price of the largest shape.
+        hold: whether memory and graphs are kept for the next rollout where they are a small part of a GPU's.
 
     Raises:
-        ValueError: if the model has layers other than full attention.
+        ValueError: if the model has layers other than full attention; from `submit`, for a request beyond `length`.
     """
 
     def __init__(
@@ -129,22 +79,52 @@ class TorchEngine:
         *,
         sampling: Sampling = Sampling(),  # noqa: B008, it cannot be changed
         slots: int = 64,
+        graphs: str = "auto",
+        steps: int = 0,
+        prefill_tokens: int = 16384,
+        length: int | None = None,
+        hold: bool = False,
     ):
         check_full_attention(model.config)
         self.model, self.eos_ids, self.pad_id = model, frozenset(eos_ids), pad_id
-        self.temperature, self.slots = sampling.temperature, max(slots, MIN_ROWS)
-        self._warpers = LogitsProcessorList(
-            ([TopKLogitsWarper(sampling.top_k)] if sampling.top_k else [])
-            + ([TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else [])
-            + ([MinPLogitsWarper(sampling.min_p)] if sampling.min_p else [])
-        )
+        self.slots, self.prefill_tokens, self.hold = max(slots, MIN_ROWS), prefill_tokens, hold
+        self.length = round_up(length, KV_MULTIPLE) if length else None
+        self.gpu = model.device.type == "cuda"
+        self.steps = steps or (GPU_STEPS if self.gpu else 1)
+        self._capture: Capture | None = None
+        self._why_not = "" if self.gpu else "no GPU"
+        if graphs == "off":
+            self._why_not = "switched off"
+        elif self.gpu:
+            self._capture = cuda_capture()
+        self._sampling = sampling
         self._waiting: deque[tuple[int, Request]] = deque()
         self._running: list[_Running] = []  # slot i holds _running[i]
-        self._cache: _SlotCache | None = None
+        self._cache: SlotCache | None = None
+        self._state: Slots | None = None
+        self._decode: GraphedSteps | None = None
+        self._recorded = 0  # graphs, at most at a time
         self._next_key = 0
+
+    # ---------------------------------------------------------------- requests
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are drawn; may be changed between two rollouts."""
+        return self._sampling
+
+    @sampling.setter
+    def sampling(self, sampling: Sampling) -> None:
+        if sampling != self._sampling:
+            self._sampling, self._decode = sampling, None
 
     def submit(self, request: Request) -> int:
         """Queue a request; the key returned names its sample in `poll`'s answer."""
+        if self.length and len(request.ids) + request.max_tokens > self.length:
+            raise ValueError(
+                f"a prompt of {len(request.ids)} tokens and {request.max_tokens} more exceed the engine's fixed length "
+                f"of {self.length}: raise it, or lower --max_completion_length"
+            )
         self._waiting.append((self._next_key, request))
         self._next_key += 1
         return self._next_key - 1
@@ -162,104 +142,178 @@ class TorchEngine:
                 return 0
         for slot, running in enumerate(self._running):
             if running.key == key:
-                self._release(slot)
+                self._release([slot])
                 return len(running.ids)
         raise KeyError(key)
 
-    def _release(self, slot: int) -> None:
-        """Free a slot; the last running sample moves into it."""
-        last = self._running.pop()
-        if slot < len(self._running):
-            self._cache.move(len(self._running), slot)
-            self._running[slot] = last
-
     @torch.no_grad()
     def poll(self) -> dict[int, Sample]:
-        """Advance every running sample by one token; the samples that ended, by key."""
+        """Advance every running sample by `steps` tokens; the samples that ended, by key."""
         free = self.slots - len(self._running)
         # Refills are batched, or a long prefill would run for every single sample that ends.
         if self._waiting and (not self._running or free >= min(len(self._waiting), self.slots // 2)):
             self._admit(free)
         if not self._running:
-            self._cache = None  # the pool's memory belongs to the update between two rollouts
+            self._rest()
             return {}
-        tokens, logprobs = self._decode()
-        done = {}
-        for slot in reversed(range(len(self._running))):
+        done, ended = {}, []
+        for slot, (tokens, logprobs) in enumerate(zip(*self._advance(), strict=True)):
             running = self._running[slot]
-            running.ids.append(tokens[slot])
-            running.logprobs.append(logprobs[slot])
-            stopped = tokens[slot] in self.eos_ids
-            if stopped or len(running.ids) == running.request.max_tokens:
-                finish = "stop" if stopped else "length"
-                done[running.key] = Sample(tuple(running.ids), finish, tuple(running.logprobs))
-                self._release(slot)
+            for token, logprob in zip(tokens, logprobs, strict=True):
+                running.ids.append(token)
+                running.logprobs.append(logprob)
+                stopped = token in self.eos_ids
+                if stopped or len(running.ids) == running.request.max_tokens:
+                    finish = "stop" if stopped else "length"
+                    done[running.key] = Sample(tuple(running.ids), finish, tuple(running.logprobs))
+                    ended.append(slot)
+                    break  # what was drawn behind its end is nobody's
+        self._release(ended)
         return done
 
-    def _admit(self, free: int) -> None:
-        """Prefill waiting requests into free slots: all their tokens but the last, which the next step computes."""
-        admitted = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
-        slots = range(len(self._running), len(self._running) + len(admitted))
-        self._running += [_Running(key, request) for key, request in admitted]
-        distinct = list(dict.fromkeys(request.ids for _, request in admitted))
-        width = _round_up(max(len(ids) for ids in distinct), KV_MULTIPLE)
-        padded = [ids + (self.pad_id,) * (width - len(ids)) for ids in distinct]
-        padded += padded[:1] * (MIN_ROWS - len(padded))
-        # Padding on the right is never seen: attention is causal, and decoding overwrites it.
-        prefilled = DynamicCache()
-        input_ids = torch.tensor(padded, device=self.model.device)
-        self.model(input_ids=input_ids, past_key_values=prefilled, use_cache=True, logits_to_keep=1)
-        if self._cache is None:
-            self._cache = _SlotCache()
-        if not self._cache.keys or self._cache.keys[0].shape[2] < width:
-            keys, values = [x.keys for x in prefilled.layers], [x.values for x in prefilled.layers]
-            self._cache.reserve(keys, values, self.slots, width)
-        self._cache.store(prefilled, [distinct.index(request.ids) for _, request in admitted], list(slots))
+    def describe(self) -> dict[str, str | int]:
+        """Which path decodes, for the record of a run."""
+        graphs = bool(self._recorded) and not self._why_not
+        found = {"engine": "torch", "decoding": "CUDA graphs" if graphs else "eager", "steps per look": self.steps}
+        found |= {"no graphs": self._why_not} if self._why_not else {}
+        return found | ({"fixed length": self.length} if self.length else {})
 
-    def _decode(self) -> tuple[list[int], list[float]]:
-        """One forward of one token per running sample; the tokens drawn, and their log-probabilities."""
-        n, device = len(self._running), self.model.device
-        spare = max(MIN_ROWS - n, 0)
-        last = [r.ids[-1] if r.ids else r.request.ids[-1] for r in self._running] + [self.pad_id] * spare
-        cursor = [len(r.request.ids) + len(r.ids) - 1 for r in self._running] + [0] * spare
-        cache = self._cache
-        cache.width = _round_up(max(cursor) + 1, KV_MULTIPLE)
-        if cache.keys[0].shape[2] < cache.width:
-            capacity = _round_up(cache.width + cache.width // 2, KV_MULTIPLE)
-            cache.reserve(cache.keys, cache.values, self.slots, capacity)
-        cache.cursor = torch.tensor(cursor, device=device)
-        cache.rows = torch.arange(n + spare, device=device)
-        hidden = torch.arange(cache.width, device=device) > cache.cursor[:, None]  # (rows, width)
-        dtype = cache.keys[0].dtype
-        mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill(hidden, torch.finfo(dtype).min)
-        logits = self.model(
-            input_ids=torch.tensor(last, device=device)[:, None],
-            position_ids=cache.cursor[:, None],
-            attention_mask=mask[:, None, None],
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[:n, -1]
-        seeds = torch.tensor([r.request.seed for r in self._running], device=device)
-        index = torch.tensor([len(r.ids) for r in self._running], device=device)
-        tokens, logprobs = self._draw(logits.float(), uniform(seeds, index))
-        return tokens.tolist(), logprobs.tolist()
+    # ---------------------------------------------------------------- decoding
 
-    def _draw(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, V) logits and (N,) uniform numbers to (N,) tokens, the first whose cumulative probability exceeds u.
+    def _advance(self) -> tuple[list[list[int]], list[list[float]]]:
+        """Some decode steps; the tokens drawn by each running sample, and their log-probabilities."""
+        n = len(self._running)
+        steps = min(self.steps, max(r.longest - r.cursor - 1 for r in self._running))
+        rows, width = self._shape(n, max(min(r.cursor + steps, r.longest) for r in self._running))
+        self._reserve(width)
+        if self._decode is None:
+            step = DecodeStep(self.model, self._cache, self._state, Draw(self._sampling), self.eos_ids)
+            self._decode = GraphedSteps(step, self._capture, self._why_not)
+        with decoding(self.model):
+            self._decode.run(rows, width, steps)
+        self._recorded = max(self._recorded, len(self._decode))
+        if self._decode.why_not != self._why_not:  # nor in the next rollout
+            self._capture, self._why_not = None, self._decode.why_not
+        return self._state.take(n, steps)
 
-        And their log-probabilities, (N,), before the warpers. At temperature 0 the likeliest token, whatever u.
+    def _shape(self, n: int, columns: int) -> tuple[int, int]:
+        """Rows and columns that a step computes for n samples that use so many columns."""
+        if self.length:
+            return self.slots, self.length
+        if not self.gpu:
+            return max(n, MIN_ROWS), round_up(columns, KV_MULTIPLE)
+        rows = GPU_ROWS
+        while rows < n:
+            rows *= 2
+        return min(rows, self.slots), round_up(columns, 256 if columns <= 2048 else 1024)
+
+    def _reserve(self, width: int) -> None:
+        """Columns for a step, and half as many more for the following, if the samples at hand may come to need them.
+
+        On a GPU all that they may need, if it fits into half of what is free: graphs end where the cache moves.
         """
-        if self.temperature == 0:
-            logp, tokens = logits.log_softmax(-1).max(-1)
-            return tokens, logp
-        if self.temperature != 1:
-            logits = logits / self.temperature
-        p = logits.softmax(-1)
-        warped = self._warpers(None, logits).softmax(-1) if self._warpers else p
-        cumulative = warped.double().cumsum(-1)  # float32 would lose the tail of a large vocabulary
-        target = u[:, None] * cumulative[:, -1:]
-        tokens = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1)
-        return tokens[:, 0], p.gather(-1, tokens)[:, 0].log()
+        cache = self._cache
+        if cache.capacity >= width:
+            return
+        most = max(width, self._shape(1, max(r.longest for r in self._running))[1])
+        wanted = min(most, self._shape(1, width + width // 2)[1])
+        if self.gpu and (most - cache.capacity) * cache.bytes_per_column < torch.cuda.mem_get_info()[0] / 2:
+            wanted = most
+        cache.reserve(wanted)
+        if self._decode is not None:
+            self._decode.forget()
+
+    def _release(self, ended: list[int]) -> None:
+        """Free these slots; the last running samples move into those before them."""
+        if not ended:
+            return
+        n, gone = len(self._running), set(ended)
+        left = n - len(gone)
+        sources = [slot for slot in range(left, n) if slot not in gone]
+        targets = [slot for slot in sorted(gone) if slot < left]
+        columns = max((self._running[slot].cursor for slot in sources), default=0)
+        self._cache.copy(sources, targets, columns)
+        self._state.move(sources, targets)
+        self._state.idle(left, n)
+        for source, target in zip(sources, targets, strict=True):
+            self._running[target] = self._running[source]
+        del self._running[left:]
+
+    def _rest(self) -> None:
+        """Nothing is drawn: between two rollouts the pool's memory belongs to the update, unless it is little."""
+        if self._cache is not None and self.hold and self.gpu:
+            held = self._cache.bytes_per_column * self._cache.capacity
+            if held <= HELD * torch.cuda.mem_get_info()[1]:
+                return
+        self._cache = self._state = self._decode = None
+
+    # ---------------------------------------------------------------- prefill
+
+    def _admit(self, free: int) -> None:
+        """Take waiting requests into free slots: all their tokens but the last, which the next step computes."""
+        admitted = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
+        first = len(self._running)
+        if self._cache is None:
+            self._cache = SlotCache(self.slots)
+            self._state = Slots(self.slots, self.steps, self.pad_id, self.model.device)
+        wanted: dict[tuple[int, ...], list[int]] = {}  # tokens -> slots that begin with them
+        sources, targets, columns = [], [], 0
+        for slot, (_, request) in enumerate(admitted, first):
+            if (donor := self._donor(request.ids)) is None:
+                wanted.setdefault(request.ids, []).append(slot)
+            else:
+                sources, targets, columns = [*sources, donor], [*targets, slot], max(columns, len(request.ids) - 1)
+        self._running += [_Running(key, request) for key, request in admitted]
+        for batch in self._batches(list(wanted)):
+            prefilled = self._prefill(batch)
+            self._cache.reserve(self.length or prefilled.get_seq_length(), like=prefilled)
+            rows = [(row, slot) for row, ids in enumerate(batch) for slot in wanted[ids]]
+            self._cache.store(prefilled, [row for row, _ in rows], [slot for _, slot in rows])
+        self._cache.copy(sources, targets, columns)
+        requests = [request for _, request in admitted]
+        self._state.begin(
+            range(first, len(self._running)),
+            last=[r.ids[-1] for r in requests],
+            cursor=[len(r.ids) - 1 for r in requests],
+            limit=[r.max_tokens for r in requests],
+            seed=[r.seed for r in requests],
+        )
+
+    def _donor(self, ids: tuple[int, ...]) -> int | None:
+        """A running sample's slot whose request begins with all of `ids` but the last: its columns are theirs too."""
+        n = len(ids) - 1
+        for slot, running in enumerate(self._running):
+            other = running.request.ids
+            if len(other) > n > 0 and other[n - 1] == ids[n - 1] and other[:n] == ids[:n]:
+                return slot
+        return None
+
+    def _batches(self, prompts: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+        """Prompts of similar length together, as many as the budget of tokens allows."""
+        prompts, batches = sorted(prompts, key=len, reverse=True), []
+        while prompts:
+            fitting = self.prefill_tokens // round_up(len(prompts[0]), KV_MULTIPLE)
+            rows = MIN_ROWS if self.length else max(MIN_ROWS, fitting)
+            batches.append(prompts[:rows])
+            prompts = prompts[rows:]
+        return batches
+
+    def _prefill(self, prompts: list[tuple[int, ...]]) -> DynamicCache:
+        """Keys and values of prompts, in one forward, or several over as many columns as the budget allows."""
+        width = round_up(len(prompts[0]), KV_MULTIPLE)  # of the longest
+        rows = max(len(prompts), MIN_ROWS)
+        chunk = max(self.prefill_tokens // rows // KV_MULTIPLE * KV_MULTIPLE, KV_MULTIPLE)
+        if self.length:
+            rows, chunk = MIN_ROWS, min(FIXED_PREFILL, self.length)
+            width = round_up(width, chunk)
+        # Padding on the right is never seen: attention is causal, and decoding overwrites it.
+        padded = [ids + (self.pad_id,) * (width - len(ids)) for ids in prompts]
+        padded += padded[:1] * (rows - len(padded))
+        input_ids, prefilled = torch.tensor(padded, device=self.model.device), DynamicCache()
+        for start in range(0, width, chunk):
+            part = input_ids[:, start : start + chunk]
+            self.model(input_ids=part, past_key_values=prefilled, use_cache=True, logits_to_keep=1)
+        return prefilled
 
 
 def check_full_attention(config) -> None:
