@@ -1,18 +1,18 @@
 """The commands of `trapo`: parse, call one function, print the path of what was made."""
 
 import os
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from trapo.command.errors import Commands, check_installed, crashes_go_to, interruptible, one_line_errors
+from trapo.terminal import Console, say
+
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -21,40 +21,6 @@ app = typer.Typer(
 
 ANALYSIS = ("matplotlib", "pandas", "plotly", "scipy")  # what that extra has
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Bad input ends with one line and exit code 2, not with a traceback."""
-    try:
-        yield
-    except (ConnectionError, FloatingPointError) as error:  # a server's fault, after all attempts; a loss of NaN
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
-    except (ValueError, OSError) as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        raise typer.Exit(2) from None
-
-
-@contextmanager
-def interruptible(remedy: str) -> Iterator[None]:
-    """Ctrl-C ends with one line and exit code 130, whatever a library in the middle makes of the exception."""
-    received = []
-
-    def handler(number, frame):
-        received.append(number)
-        signal.default_int_handler(number, frame)
-
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        yield
-    except BaseException:
-        if not received:
-            raise
-        typer.echo(f"interrupted; {remedy}", err=True)
-        raise typer.Exit(130) from None
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @app.command(context_settings=PASS_THROUGH)
@@ -95,11 +61,12 @@ def train(
         from trapo.runs.folder import RunFolder
 
         if list_fields:
-            typer.echo(launch.describe_fields())
+            say(launch.describe_fields())
             return
         if output_dir is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError("--output_dir is needed with several processes: each would name a folder by its own clock")
         folder = output_dir or Path("runs") / f"{Path(recipe).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+        crashes_go_to(folder)
         if resume and output_dir is None:
             raise ValueError("--resume needs --output_dir, the folder of the run to go on with")
         if data is None and model != "world":
@@ -112,7 +79,7 @@ def train(
             RunFolder(settings.output_dir).check_free()  # before minutes go into checking a large data file
         job = make_job(recipe, model, data, eval_data, settings, resume)
         if dry_run:
-            launch.print_plan(job, settings, launch.Console(), parse_rates(rates))
+            launch.print_plan(job, settings, Console(), parse_rates(rates))
             return
         with interruptible(f"go on with the same command and --resume --output_dir {folder}"):
             stages.train(job, settings, resume=resume)
@@ -131,9 +98,9 @@ def doctor(context: typer.Context) -> None:
         named, _ = parse_names(context.args)
         settings = settings_of_flags(context.args)
         patient = doctors.Patient(settings, model_path_of(named.model))
-        say = typer.echo if settings.process_index == 0 else lambda line: None  # the first of several processes
-        worst = doctors.examine(patient, say)
-        say({"ok": "All is well.", "warning": "It can work; see the warnings.", "error": "It cannot work yet."}[worst])
+        tell = say if settings.process_index == 0 else lambda line: None  # the first of several processes
+        worst = doctors.examine(patient, tell)
+        tell({"ok": "All is well.", "warning": "It can work; see the warnings.", "error": "It cannot work yet."}[worst])
         if worst == "error":
             raise typer.Exit(1)
 
@@ -168,13 +135,11 @@ def data_prepare(
 ) -> None:
     """Check, join and decontaminate rows of any known layout, into a file that `trapo train --data` takes."""
     with one_line_errors():
-        from rich.console import Console
-
         from trapo.data import prepare
 
         if dry_run:
             for line in prepare.first_row(source, split):
-                typer.echo(line)
+                say(line)
             return
         settings = prepare.Settings(
             source, out, second, tokenizer, max_tokens, check_experts, drop_contaminated, split
@@ -184,10 +149,10 @@ def data_prepare(
         with Console(stderr=True).status(f"reading {source}") as status:
             summary = prepare.prepare(settings, questions, unchecked, lambda n: status.update(f"{source}: {n} rows"))
         for line in summary.lines():
-            typer.echo(line)
+            say(line)
         seconds, graded = time.perf_counter() - started, "" if check_experts else " not"
-        typer.echo(f"{seconds:.0f} s, {summary.rows / seconds:.0f} rows per second; traces{graded} graded")
-        typer.echo(f"Rows: {out}  (beside it .dropped.jsonl, .contaminated.jsonl, .summary.json)")
+        say(f"{seconds:.0f} s, {summary.rows / seconds:.0f} rows per second; traces{graded} graded")
+        say(f"Rows: {out}  (beside it .dropped.jsonl, .contaminated.jsonl, .summary.json)")
 
 
 def questions_of(bench: str, data_dir: str | None) -> tuple[dict[str, list[tuple[str, str]]], dict[str, str]]:
@@ -210,7 +175,7 @@ def recipes() -> None:
     from trapo.recipe import recipe_names, summary
 
     for name in recipe_names():
-        typer.echo(f"{name:18} {summary(name)}")
+        say(f"{name:18} {summary(name)}")
 
 
 @app.command("toy-gmm")
@@ -233,8 +198,6 @@ def toy_gmm(
 ) -> None:
     """SFT, TrSFT and their rivals on a Gaussian mixture and on tokens; Proposition 1. Under a minute."""
     with one_line_errors():
-        from rich.console import Console
-
         from trapo_toy import mixture_command as run
 
         run.make(run.read_settings(expert, policy, alpha or (), token_alpha, seeds, seed), out, Console())
@@ -287,8 +250,6 @@ def evaluate(
         if regrade is not None and (others := [f"--{n.replace('_', '-')}" for n in given if n != "regrade"]):
             raise ValueError(f"--regrade {regrade} only grades again what was drawn: leave out {', '.join(others)}")
         os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars of libraries, before these are loaded
-        from rich.console import Console
-
         from trapo_evals import evaluate as run
         from trapo_evals.folder import EvalFolder
 
@@ -336,8 +297,6 @@ def sweep(
     with one_line_errors():
         check_installed("sweep", "analysis", ANALYSIS)
         check_installed("sweep", "evals", ("lm_eval",) if bench else ())
-        from rich.console import Console
-
         from trapo_analysis import sweep as sweeps
         from trapo_evals import benchmarks
 
@@ -363,7 +322,7 @@ def sweep(
         base = named.model if same else None  # elsewhere it would be asked other questions than the runs
         what = sweeps.Sweep(points, tuple(common), bench, samples, folder, grids, base)
         if len(points) < len(asked):
-            typer.echo(f"{len(asked)} points are {len(points)}: a method trains the same whatever it makes no use of")
+            say(f"{len(asked)} points are {len(points)}: a method trains the same whatever it makes no use of")
         if dry_run:
             sweeps.dry_run(what, Console(), steps_of_flags, jobs)
             return
@@ -373,7 +332,7 @@ def sweep(
                 from trapo_analysis import report as reports
 
                 made = reports.make([folder], folder / "report.html", command_line())
-                typer.echo(f"Sweep: {folder}  (report: {made}; figures/)")
+                say(f"Sweep: {folder}  (report: {made}; figures/)")
             if failed:
                 raise typer.Exit(1)
 
@@ -390,7 +349,7 @@ def report(
         from trapo_analysis import report as reports
 
         made = reports.make(paths, out, command_line(), rollouts)
-        typer.echo(f"Report: {made}  ({made.stat().st_size / 2**20:.1f} MiB)")
+        say(f"Report: {made}  ({made.stat().st_size / 2**20:.1f} MiB)")
 
 
 @app.command()
@@ -402,17 +361,9 @@ def compare(
     """Compare evaluations question by question: difference with its interval, paired test, wins, ties and losses."""
     with one_line_errors():
         check_installed("compare", "evals", ("matplotlib", "scipy"))
-        from rich.console import Console
-
         from trapo_evals import compare
 
         compare.run(folders, out, seed, Console())
-
-
-def check_installed(command: str, extra: str, packages: tuple[str, ...]) -> None:
-    """ValueError with the remedy for packages of an extra that a command needs and that are not installed."""
-    if missing := [name for name in packages if not find_spec(name)]:
-        raise ValueError(f"trapo {command} needs {', '.join(missing)}: pip install 'trapo[{extra}]'")
 
 
 def parse_rates(text: str | None) -> tuple[float, float]:

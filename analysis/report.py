@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from trapo.files import read_jsonl, write_whole
+from trapo.redact import redacted_line
 
 from . import figures
 from .runs import Run, base_evaluation, cost, find, settings
@@ -64,7 +65,7 @@ def make(paths: Sequence[Path], out: Path, command: str, rollouts: int = 20_000)
     together = groups(runs)
     pictures = figures.draw(together, out.with_name("figures"), command)
     page = {
-        "command": command,
+        "command": redacted_line(command),
         "methods": [{"label": group.label, "color": group.color, "dash": _dash(group)} for group in together],
         "settings": _settings(runs),
         "results": [_result(group) for group in together],

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from trapo.redact import redacted_values
 from trapo.runs.folder import RunFolder
 from trapo.runs.intervals import wilson
 from trapo_evals.folder import EvalFolder
@@ -118,7 +119,7 @@ def _record(folder: RunFolder) -> dict[str, Any]:
     record = folder.record()
     if not all(isinstance(record.get(name, {}), dict) for name in ("config", "method", "versions")):
         raise ValueError(f"{folder.path / 'run.json'} is no run's record: leave this folder out")
-    return record
+    return redacted_values(record)  # older versions wrote secrets into it
 
 
 def _names(folders: Iterable[tuple[Path, int]]) -> list[str]:

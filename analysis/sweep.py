@@ -26,12 +26,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from trapo.files import locked, write_whole
+from trapo.redact import redacted_command
 from trapo.runs.folder import RunFolder
+from trapo.terminal import Console
 from trapo_evals.folder import EvalFolder
 
 from .launchers import LAUNCHERS, POINT, outcome, process_slots
@@ -242,7 +243,7 @@ def _held(sweep: Sweep) -> Iterator[None]:
     with locked(sweep.out / ".lock", "sweeping", "choose another --out"):
         (sweep.out / "logs").mkdir(exist_ok=True)
         path = sweep.out / "sweep.json"
-        common = {"common": list(sweep.common), "bench": sweep.bench, "samples": sweep.samples}
+        common = {"common": redacted_command(sweep.common), "bench": sweep.bench, "samples": sweep.samples}
         new = common | {"grids": [], "points": {}}
         try:
             before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else new
@@ -258,8 +259,8 @@ def _held(sweep: Sweep) -> Iterator[None]:
             )
         record = common | {
             "grids": list(dict.fromkeys([*before["grids"], *sweep.grids])),
-            "points": before["points"] | {point.name: list(point.flags) for point in sweep.points},
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "points": before["points"] | {point.name: redacted_command(point.flags) for point in sweep.points},
+            "command": redacted_command([Path(sys.argv[0]).name, *sys.argv[1:]]),
         }
         write_whole(path, json.dumps(record, indent=1) + "\n")
         yield

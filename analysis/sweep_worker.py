@@ -16,6 +16,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TextIO
 
+from trapo.redact import redacted_command
 from trapo.runs.folder import RunFolder
 
 LOADED = ("trapo.command.stages", "trapo_evals.evaluate")  # what the commands need and is slow to import
@@ -50,7 +51,7 @@ def main(what: dict[str, Any]) -> tuple[int, str]:
 
 def _run(arguments: list[str], output: TextIO) -> tuple[int, str]:
     """`trapo ARGUMENTS` in a fork, its output to the log; as `main`."""
-    output.write(f"$ trapo {' '.join(arguments)}\n")
+    output.write(f"$ trapo {' '.join(redacted_command(arguments))}\n")
     output.flush()
     begin = output.tell()
     if not (child := os.fork()):

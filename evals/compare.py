@@ -7,11 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from trapo.files import write_whole
+from trapo.redact import redacted_values
 from trapo.runs.folder import environment
+from trapo.terminal import Console
 
 from . import figures, stats
 from .folder import EvalFolder, finite
@@ -52,7 +53,7 @@ def run(paths: Sequence[Path], out: Path, seed: int, console: Console) -> Path:
     ]
     result = {"command": command, "seed": seed, "evaluations": models, "differing settings": notes, "comparisons": rows}
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "compare.json", json.dumps(finite(result), indent=1) + "\n")
+    write_whole(out / "compare.json", json.dumps(redacted_values(finite(result)), indent=1) + "\n")
     figures.draw_comparison(records, rows, out, command)
     show(records, rows, notes, console)
     say(console, f"Folder: {out}  (compare.json, figures)")

@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from trapo.runs.folder import environment
+from trapo.terminal import Console
 
 from . import benchmarks
 from .benchmarks import Question

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trapo.files import locked, read_jsonl, write_whole
+from trapo.redact import redacted_values
 
 from .journal import Journal, digest
 
@@ -85,7 +86,7 @@ class EvalFolder:
 
     def write(self, record: dict[str, Any]) -> None:
         """Write eval.json."""
-        write_whole(self.path / "eval.json", json.dumps(finite(record), indent=1) + "\n")
+        write_whole(self.path / "eval.json", json.dumps(redacted_values(finite(record)), indent=1) + "\n")
 
     def write_lines(self, name: str, records: Iterable[dict[str, Any]]) -> None:
         """Write a JSONL file."""

@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from trapo.terminal import Console
 
 from .stats import mean_with_errors
 from .verdicts import Verdicts
@@ -37,7 +38,7 @@ class Live:
         if self.console.is_terminal:
             columns = (
                 MofNCompleteColumn(),
-                TextColumn("samples  {task.description}"),
+                TextColumn("samples  {task.description}", markup=False),
                 TimeRemainingColumn(compact=True),
             )
             self._bar = Progress(*columns, console=self.console)

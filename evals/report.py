@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from trapo.data.tokens import shorten
+from trapo.terminal import Console
 
 from .folder import EvalFolder
 

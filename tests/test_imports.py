@@ -8,8 +8,8 @@ from places import ROOT
 
 # From the bottom: each floor may import the floors before it. What stands in one set does not know its neighbours.
 FLOORS = [
-    {"method", "files", "recipe"},
-    {"config", "plotting"},
+    {"method", "files", "recipe", "redact"},
+    {"config", "plotting", "terminal"},
     {"models", "grading"},
     {"data"},
     {"rollout"},

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from trapo.files import write_whole
 from trapo.plotting import METHOD_LABELS, save_figure, style
+from trapo.terminal import Console
 from trapo_toy import categorical, proposition_figure
 from trapo_toy.gmm import METHODS, Mixture, grid, train
 from trapo_toy.mixture_metrics import METRICS, Ruler, floor

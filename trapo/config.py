@@ -14,6 +14,7 @@ from .method import expert
 from .method.advantage import ADVANTAGES
 from .method.guidance import MicroGroups, no_guidance
 from .method.presets import PRESETS
+from .redact import redacted_values
 
 # Choices, in the order in which they are offered; STAGES also in the order in which a run goes through them.
 STAGES = ("sft", "rl")
@@ -313,6 +314,10 @@ class TRAPOConfig(GRPOConfig):
     def expert_weight_function(self) -> expert.Weight:
         """The weight w of the expert's loss with its parameters."""
         return expert.make_weight(self.expert_weight, self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as run.json and trackers keep them: without secrets."""
+        return redacted_values(super().to_dict())
 
     def method_settings(self) -> dict[str, Any]:
         """What a figure or table must say of a run: guidance and expert weight with all their parameters.

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from trapo.files import write_whole
+from trapo.redact import redacted_line, redacted_values
 
 WIDTHS = {1: 3.3, 2: 6.8}  # inches: one and both columns of a two-column paper
 FONT = 8  # points, as printed at these widths
@@ -194,6 +195,7 @@ def save_figure(figure, path: str | Path, settings: Mapping[str, Any], command: 
         ValueError: settings without alpha, or that JSON cannot hold; no command; matplotlib is missing.
     """
     path = Path(path)
+    settings, command = redacted_values(settings), redacted_line(command)
     text = _check_settings(path, settings, command)
     stem = path.name.removesuffix(".png").removesuffix(".pdf")  # not with_suffix(""): "alpha0.1" has a dot of its own
     caption = f"{_in_words(settings)}\n$ {' '.join(command.split())}"

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 
 from trapo.recipe import load_recipe
 from trapo.runs.folder import RunFolder
+from trapo.terminal import Console
 
 from .. import sweep as sweeps
 from ..runs import Run

@@ -11,7 +11,6 @@ from typing import Any
 import datasets
 from accelerate import PartialState
 from datasets import Dataset
-from rich.console import Console
 from rich.table import Table
 from trl import TrlParser
 
@@ -23,6 +22,7 @@ from ..grading.grader import Grader
 from ..models import load_tokenizer
 from ..recipe import load_recipe, load_yaml, read_text
 from ..runs.folder import DROPPED, RunFolder
+from ..terminal import Console
 from ..training import preflight as checks
 from ..training.sft import sft_steps
 from . import memory as estimate

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from accelerate import PartialState
-from rich.console import Console
+from rich.text import Text
 from transformers import PrinterCallback, ProgressCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback
 from transformers.utils import logging as transformers_logging
@@ -17,6 +17,7 @@ from ..files import locked, write_whole
 from ..models import load_model
 from ..runs.folder import DROPPED, MARKER, RunFolder
 from ..runs.progress import ProgressLine, print_summary
+from ..terminal import Console
 from ..training.lora import load_adapter, peft_config
 from ..training.saving import save_model
 from ..training.sft import SFTStage
@@ -50,7 +51,7 @@ def train(job: Job, config: TRAPOConfig, *, resume: bool = False, console: Conso
                     locked(folder.path / ".lock", "training", "wait for it, or choose another output_dir")
                 )
 
-        return _train(folder, job, config, resume, console or Console(highlight=False), hold)
+        return _train(folder, job, config, resume, console or Console(), hold)
 
 
 def _train(
@@ -83,7 +84,8 @@ def _train(
     main = trainer.accelerator.is_main_process
     if main:
         alpha = config.method_settings()["alpha"]
-        console.print(f"[bold]{job.recipe}[/] (alpha {alpha}) on {job.model}, {job.data}: {folder.path}")
+        said = f" (alpha {alpha}) on {job.model}, {job.data}: {folder.path}"
+        console.print(Text(job.recipe, "bold").append(said, "not bold"))
         print_data(job, console)
         if job.reports:
             dropped = [record for report in job.reports for record in report.dropped]

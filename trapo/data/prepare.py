@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from ..config import TRAPOConfig
 from ..files import write_whole
 from ..grading.grader import Grader
+from ..redact import redacted_values
 from .decontaminate import Index, words
 from .read import as_traces, is_text, read_cells, read_rows
 from .validate import TOKENIZE_AT_ONCE, Report, Screen
@@ -212,7 +213,7 @@ def prepare(
         _fill(summary, report, matches, measures, tokenizer, settings)
         writer.companion(".dropped.jsonl", _lines(report.dropped))
         writer.companion(".contaminated.jsonl", _lines(matches))
-        writer.companion(".summary.json", json.dumps(asdict(summary), indent=1) + "\n")
+        writer.companion(".summary.json", json.dumps(redacted_values(asdict(summary)), indent=1) + "\n")
     _draw(settings, measures, summary)
     return summary
 

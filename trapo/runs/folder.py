@@ -30,6 +30,7 @@ from typing import Any
 
 from ..config import STAGES
 from ..files import read_jsonl, write_whole
+from ..redact import redacted_command, redacted_values
 
 PACKAGES = ("trapo", "torch", "transformers", "trl", "accelerate", "datasets", "math-verify", "numpy")
 DROPPED = "dropped.jsonl"
@@ -104,7 +105,7 @@ class RunFolder:
         """Create the folder with its run.json, without what a run that failed before its first step left."""
         self.clear()
         self.path.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path / "run.json", json.dumps(record, indent=1, default=str) + "\n")
+        write_whole(self.path / "run.json", json.dumps(redacted_values(record), indent=1, default=str) + "\n")
 
     def clear(self) -> None:
         """Remove what a run that died before its first checkpoint left."""
@@ -164,7 +165,7 @@ def environment() -> dict[str, Any]:
         "versions": versions | {"python": platform.python_version()},
         "platform": platform.platform(),
         "git": _git(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": redacted_command([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
 
 

@@ -2,13 +2,14 @@
 
 import time
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 from transformers import TrainerCallback
 
-from .intervals import wilson
+from ..terminal import Console
 from .folder import RunFolder
+from .intervals import wilson
 from .recorder import StageRecorder
 
 WIDTH_FOR_BAR = 105  # columns of the terminal
@@ -39,7 +40,7 @@ class ProgressLine(TrainerCallback):
         if not state.is_world_process_zero or not self.console.is_terminal:
             return
         bar = [BarColumn(20)] if self.console.width >= WIDTH_FOR_BAR else []  # figures first
-        columns = (TextColumn(f"{self.stage} step"), MofNCompleteColumn(), *bar, TextColumn("{task.description}"))
+        columns = (TextColumn(f"{self.stage} step"), MofNCompleteColumn(), *bar, TextColumn("{task.description}", markup=False))
         self.progress = Progress(*columns, TimeRemainingColumn(compact=True), console=self.console)
         self.task = self.progress.add_task("", total=state.max_steps, completed=state.global_step)
         self.progress.start()
@@ -111,6 +112,8 @@ def print_summary(folder: RunFolder, console: Console) -> None:
             soft_wrap=True,
         )
     console.print(
-        f"[bold]Run folder:[/] {folder.path}  (metrics.jsonl, rollouts.jsonl; the model: {folder.final})",
+        Text("Run folder:", "bold").append(
+            f" {folder.path}  (metrics.jsonl, rollouts.jsonl; the model: {folder.final})", "not bold"
+        ),
         soft_wrap=True,
     )

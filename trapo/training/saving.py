@@ -1,9 +1,13 @@
-"""A trained model as a folder that appears whole or not at all."""
+"""A trained model as a folder that appears whole or not at all, and without secrets."""
 
+import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..files import write_whole
+from ..redact import redacted_values
 from ..runs.card import write_card
 from .lora import is_adapted, save_merged
 
@@ -34,3 +38,18 @@ def save_model(trainer, target: Path, *, mark: bool = False, card: bool = False)
     if accelerator.is_main_process:
         os.replace(temporary, target)
     accelerator.wait_for_everyone()
+
+
+@contextmanager
+def without_secrets(trainer) -> Iterator[None]:
+    """While the block runs, the trainer's arguments, which transformers pickles beside the weights, hold no secret."""
+    arguments = trainer.args
+    trainer.args = copy.copy(arguments)
+    for name, value in redacted_values(vars(arguments)).items():
+        before = getattr(arguments, name)
+        if type(value) is type(before) and isinstance(value, str | list | dict) and value != before:
+            setattr(trainer.args, name, value)
+    try:
+        yield
+    finally:
+        trainer.args = arguments

@@ -22,6 +22,7 @@ from trl import SFTConfig, SFTTrainer
 from ..config import TRAPOConfig
 from ..runs.folder import RunFolder, check_finite
 from ..runs.recorder import StageRecorder
+from .saving import without_secrets
 
 # Fields of TrainingArguments that an SFT stage has a value of its own for, or no use for.
 OWN = {
@@ -126,6 +127,10 @@ class SFTStage(SFTTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         check_finite(loss.item(), self.state.global_step + 1, self.recorder.folder, "sft")
         return loss
+
+    def _save(self, output_dir=None, state_dict=None) -> None:
+        with without_secrets(self):
+            super()._save(output_dir, state_dict)
 
     def _save_checkpoint(self, model, trial) -> None:
         super()._save_checkpoint(model, trial)

@@ -52,6 +52,7 @@ from . import preflight
 from .failed_prompts import FailedPrompts
 from .loss import JointLoss
 from .micro_batches import MicroBatchLoss, fit_tiles, without_gradient
+from .saving import without_secrets
 from .sft import Demonstration
 
 logger = logging.getLogger("trapo")
@@ -432,6 +433,10 @@ class TRAPOTrainer(JointLoss, MicroBatchLoss, GRPOTrainer):
 
     def _get_output_dir(self, trial=None) -> str:
         return os.fspath(self.recorder.folder.checkpoints)
+
+    def _save(self, output_dir=None, state_dict=None) -> None:
+        with without_secrets(self):
+            super()._save(output_dir, state_dict)
 
     def _save_checkpoint(self, model, trial) -> None:
         super()._save_checkpoint(model, trial)

@@ -1,0 +1,152 @@
+"""How a command ends when something is wrong: one line with the remedy, and an exit code that says whose fault it was.
+
+1    a server's fault, a loss of NaN, no memory left: what was kept is kept
+2    bad input
+70   a bug of ours: the full text is in the run's folder
+130  interrupted
+"""
+
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import typer
+from typer.core import TyperGroup
+
+from ..redact import redacted, redacted_command
+from ..terminal import say, shown
+
+UsageError = typer.BadParameter.__mro__[1]  # click's, which some versions of typer bring with them
+BUG = 70  # sysexits.h: EX_SOFTWARE
+CRASH = "crash.txt"
+_OUT_OF_MEMORY = (
+    "there is not enough memory ({text}): lower --update_tokens, --rollout_slots or --max_completion_length, or use "
+    "--lora_r 16"
+)
+_folder: list[Path] = []  # where the text of a crash goes
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Bad input ends with one line and exit code 2, not with a traceback."""
+    try:
+        yield
+    except BrokenPipeError:  # whoever read our output is gone
+        raise
+    except (ConnectionError, FloatingPointError) as error:  # a server's fault, after all attempts; a loss of NaN
+        fail(str(error), 1)
+    except (ValueError, OSError) as error:
+        fail(str(error), 2)
+
+
+def fail(text: str, code: int) -> None:
+    """End the command with one line."""
+    say(f"error: {' '.join(text.split())}", err=True)
+    raise typer.Exit(code) from None
+
+
+@contextmanager
+def interruptible(remedy: str) -> Iterator[None]:
+    """Ctrl-C ends with one line and exit code 130, whatever a library in the middle makes of the exception."""
+    received = []
+
+    def handler(number, frame):
+        received.append(number)
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    except BaseException:
+        if not received:
+            raise
+        say(f"interrupted; {remedy}", err=True)
+        raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def check_installed(command: str, extra: str, packages: tuple[str, ...]) -> None:
+    """ValueError with the remedy for packages of an extra that a command needs and that are not installed."""
+    if missing := [name for name in packages if not find_spec(name)]:
+        raise ValueError(f"trapo {command} needs {', '.join(missing)}: pip install 'trapo[{extra}]'")
+
+
+def crashes_go_to(folder: Path) -> None:
+    """Where the full text of an unexpected error is written, if the folder is there by then."""
+    _folder[:] = [folder]
+
+
+class Commands(TyperGroup):
+    """The commands, and what is said where one fails: a usage error without raw characters, a bug in one line."""
+
+    def main(self, *args, **kwargs):
+        """As in typer; an exception that nobody expected becomes one line and exit code 70."""
+        _folder.clear()
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # a terminal without "±" must not end an evaluation
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            return super().main(*args, **kwargs)
+        except Exception as error:
+            if not kwargs.get("standalone_mode", True):
+                raise
+            sys.exit(_unexpected(error))
+
+    def make_context(self, *args, **kwargs):
+        """As in click."""
+        with _usage_errors():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, context):
+        """As in click."""
+        with _usage_errors():
+            return super().invoke(context)
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    """What click says of an option, without raw characters and secrets of its value."""
+    try:
+        yield
+    except UsageError as error:
+        error.message = shown(error.message)
+        raise
+
+
+def _unexpected(error: Exception) -> int:
+    """Say an error that is no input's fault; the exit code."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # Python's, torch's
+        say("error: " + _OUT_OF_MEMORY.format(text=text[:200] or type(error).__name__), err=True)
+        return 1
+    where = next((f for f in reversed(traceback.extract_tb(error.__traceback__)) if "trapo" in f.filename), None)
+    place = f", {Path(where.filename).name} line {where.lineno}" if where else ""
+    try:
+        kept = f"the full text is in {_keep(error)}"
+    except OSError as full:
+        kept = f"its full text could not be kept ({full})"
+    say(
+        f"error: {type(error).__name__}: {text[:300]}{place}: this is a bug in trapo, please report it; {kept}",
+        err=True,
+    )
+    return BUG
+
+
+def _keep(error: Exception) -> Path:
+    """Write the whole traceback, without secrets, where it is found again; the path."""
+    full = "".join(traceback.format_exception(error))
+    text = f"$ {' '.join(redacted_command([Path(sys.argv[0]).name, *sys.argv[1:]]))}\n{redacted(full)}"
+    if _folder and _folder[0].is_dir():
+        path = _folder[0] / CRASH
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        return path
+    handle, name = tempfile.mkstemp(prefix="trapo-", suffix=f"-{CRASH}")
+    with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+    return Path(name)
