@@ -1,14 +1,15 @@
-"""The commands of `trapo`: parse, call one function, print the path of what was made."""
+"""The commands of `trapo`: parse, call one function, print the path of what was made.
+
+Each command imports what it needs when it runs, so that `--help` answers at once.
+"""
 
 import os
-import time
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from trapo.command.errors import Commands, check_installed, crashes_go_to, interruptible, one_line_errors
+from trapo.command.errors import Commands, check_installed, command_line, interruptible, one_line_errors
 from trapo.terminal import Console, say
 
 app = typer.Typer(
@@ -18,9 +19,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Which mix of imitation and RL really works?",
 )
+data_app = typer.Typer(no_args_is_help=True, help="Prepare data for training.")
+app.add_typer(data_app, name="data")
 
 ANALYSIS = ("matplotlib", "pandas", "plotly", "scipy")  # what that extra has
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def both(name: str, help: str | None = None):
+    """An option spelled with - or with _."""
+    return typer.Option(f"--{name}", f"--{name.replace('-', '_')}", help=help)
+
+
+DataDir = Annotated[str | None, both("data-dir", help="Folder with local benchmark files.")]
+DryRun = Annotated[bool, both("dry-run", help="Print what would be done, and stop.")]
+
+
+def job_maker():
+    """What makes jobs and configurations of flags; here `world` is given its meaning."""
+    from trapo.command.job import Jobs
+    from trapo_toy import world
+
+    return Jobs(world)
 
 
 @app.command(context_settings=PASS_THROUGH)
@@ -32,16 +52,10 @@ def train(
         str | None,
         typer.Option(help="'world', 'world:error_rate=0.1,style=0.5', a .jsonl or .parquet file, or a hub id."),
     ] = None,
-    eval_data: Annotated[
-        str | None, typer.Option("--eval-data", "--eval_data", help="Held-out rows for --data, in any of its forms.")
-    ] = None,
-    output_dir: Annotated[
-        Path | None, typer.Option("--output-dir", "--output_dir", help="Run folder. Default: runs/RECIPE-TIME.")
-    ] = None,
+    eval_data: Annotated[str | None, both("eval-data", help="Held-out rows for --data, in any of its forms.")] = None,
+    output_dir: Annotated[Path | None, both("output-dir", help="Run folder. Default: runs/RECIPE-TIME.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of config fields; flags win over it.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", "--dry_run", help="Print the resolved config and the plan, and stop.")
-    ] = False,
+    dry_run: DryRun = False,
     rates: Annotated[
         str | None,
         typer.Option(
@@ -56,33 +70,16 @@ def train(
     Without arguments: TRAPO on the built-in world, on whatever device is there.
     """
     with one_line_errors():
-        from trapo.command import job as launch
-        from trapo.command import stages
-        from trapo.runs.folder import RunFolder
+        from trapo.command.settings import describe_fields
 
         if list_fields:
-            say(launch.describe_fields())
+            say(describe_fields(" ".join(context.args)))
             return
-        if output_dir is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError("--output_dir is needed with several processes: each would name a folder by its own clock")
-        folder = output_dir or Path("runs") / f"{Path(recipe).stem}-{datetime.now():%Y%m%d-%H%M%S}"
-        crashes_go_to(folder)
-        if resume and output_dir is None:
-            raise ValueError("--resume needs --output_dir, the folder of the run to go on with")
-        if data is None and model != "world":
-            raise ValueError(
-                f"--model {model} needs --data: rows of your own, or 'world' for another base of the world"
-            )
-        data = data or "world"
-        settings = resolve(recipe, model, data, config, [*context.args, "--output_dir", str(folder)])
-        if not (dry_run or resume):
-            RunFolder(settings.output_dir).check_free()  # before minutes go into checking a large data file
-        job = make_job(recipe, model, data, eval_data, settings, resume)
-        if dry_run:
-            launch.print_plan(job, settings, Console(), parse_rates(rates))
-            return
-        with interruptible(f"go on with the same command and --resume --output_dir {folder}"):
-            stages.train(job, settings, resume=resume)
+        from trapo.command.train import Asked
+        from trapo.command.train import train as run
+
+        asked = Asked(recipe, model, data, eval_data, output_dir, config, dry_run, rates, resume)
+        run(asked, job_maker(), context.args)
 
 
 @app.command(context_settings=PASS_THROUGH)
@@ -93,20 +90,16 @@ def doctor(context: typer.Context) -> None:
     a step of training.
     """
     with one_line_errors():
-        from trapo.command import doctor as doctors
+        from trapo.command.doctor import Patient, examine
+        from trapo.command.settings import parse_names
 
-        named, _ = parse_names(context.args)
-        settings = settings_of_flags(context.args)
-        patient = doctors.Patient(settings, model_path_of(named.model))
+        made, (named, _) = job_maker(), parse_names(context.args)
+        settings = made.config_of_flags(context.args)
         tell = say if settings.process_index == 0 else lambda line: None  # the first of several processes
-        worst = doctors.examine(patient, tell)
+        worst = examine(Patient(settings, made.model_path(named.model)), tell)
         tell({"ok": "All is well.", "warning": "It can work; see the warnings.", "error": "It cannot work yet."}[worst])
         if worst == "error":
             raise typer.Exit(1)
-
-
-data_app = typer.Typer(no_args_is_help=True, help="Prepare data for training.")
-app.add_typer(data_app, name="data")
 
 
 @data_app.command("prepare")
@@ -117,56 +110,26 @@ def data_prepare(
         str | None, typer.Option(help="A second demonstration by problem, such as open-r1/OpenR1-Math-220k.")
     ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="For lengths in tokens; without it, characters.")] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", "--max_tokens", help="What training will cut traces to.")
-    ] = None,
+    max_tokens: Annotated[int | None, both("max-tokens", help="What training will cut traces to.")] = None,
     check_experts: Annotated[bool, typer.Option(help="Whether traces are graded and wrong ones dropped.")] = True,
     bench: Annotated[str, typer.Option(help="Benchmarks to decontaminate against; '' for none.")] = "math,general",
-    data_dir: Annotated[
-        str | None, typer.Option("--data-dir", "--data_dir", help="Folder with local files of the benchmarks.")
-    ] = None,
-    drop_contaminated: Annotated[
-        bool, typer.Option("--drop-contaminated", "--drop_contaminated", help="Leave out what repeats a question.")
-    ] = False,
+    data_dir: DataDir = None,
+    drop_contaminated: Annotated[bool, both("drop-contaminated", help="Leave out what repeats a question.")] = False,
     split: Annotated[str, typer.Option(help="Of hub datasets.")] = "train",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", "--dry_run", help="Show the first row as read, and stop.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Check, join and decontaminate rows of any known layout, into a file that `trapo train --data` takes."""
     with one_line_errors():
         from trapo.data import prepare
+        from trapo_evals.sources import at_hand
 
         if dry_run:
-            for line in prepare.first_row(source, split):
-                say(line)
+            say("\n".join(prepare.first_row(source, split)))
             return
         settings = prepare.Settings(
             source, out, second, tokenizer, max_tokens, check_experts, drop_contaminated, split
         )  # fmt: skip
-        questions, unchecked = questions_of(bench, data_dir)
-        started = time.perf_counter()
-        with Console(stderr=True).status(f"reading {source}") as status:
-            summary = prepare.prepare(settings, questions, unchecked, lambda n: status.update(f"{source}: {n} rows"))
-        for line in summary.lines():
-            say(line)
-        seconds, graded = time.perf_counter() - started, "" if check_experts else " not"
-        say(f"{seconds:.0f} s, {summary.rows / seconds:.0f} rows per second; traces{graded} graded")
-        say(f"Rows: {out}  (beside it .dropped.jsonl, .contaminated.jsonl, .summary.json)")
-
-
-def questions_of(bench: str, data_dir: str | None) -> tuple[dict[str, list[tuple[str, str]]], dict[str, str]]:
-    """The questions of benchmarks, and of those that are not at hand, why; ValueError for other rows or no folder."""
-    from trapo_evals import benchmarks
-    from trapo_evals.tasks.utils import data_folder
-
-    found, missing = {}, {}
-    for name in benchmarks.names(bench) if bench else []:
-        try:
-            found[name] = [(q.id, q.problem) for q in benchmarks.load(name, data_folder(data_dir))]
-        except benchmarks.NotAtHand as error:
-            missing[name] = " ".join(str(error).split())
-    return found, missing
+        say("\n".join(prepare.report(settings, *at_hand(bench, data_dir))))
 
 
 @app.command()
@@ -190,17 +153,15 @@ def toy_gmm(
             "drawn everywhere, all join the sweep. Default: 0.15 of the expert's peak."
         ),
     ] = None,
-    token_alpha: Annotated[
-        float, typer.Option("--token-alpha", "--token_alpha", help="TrSFT's alpha on tokens: in (0, 1].")
-    ] = 0.1,
+    token_alpha: Annotated[float, both("token-alpha", help="TrSFT's alpha on tokens: in (0, 1].")] = 0.1,
     expert: Annotated[str | None, typer.Option(help="weight:mean:sd,... Default: 0.35:-6:1,0.35:0:1,0.3:8:1.")] = None,
     policy: Annotated[str | None, typer.Option(help="The start. Default: thirds at -6, -0.3 and 0.6, sd 1.")] = None,
 ) -> None:
     """SFT, TrSFT and their rivals on a Gaussian mixture and on tokens; Proposition 1. Under a minute."""
     with one_line_errors():
-        from trapo_toy import mixture_command as run
+        from trapo_toy.mixture_command import make, read_settings
 
-        run.make(run.read_settings(expert, policy, alpha or (), token_alpha, seeds, seed), out, Console())
+        make(read_settings(expert, policy, alpha or (), token_alpha, seeds, seed), out, Console())
 
 
 @app.command("eval")
@@ -213,31 +174,25 @@ def evaluate(
         str | None, typer.Option(help="A folder, a hub id, a .gguf file, or 'world'. Default: the newest run's final/.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder. Default: evaluations/MODEL-BENCH-HASH.")] = None,
-    data_dir: Annotated[
-        str | None, typer.Option("--data-dir", "--data_dir", help="Folder with local files of the benchmarks.")
-    ] = None,
+    data_dir: DataDir = None,
     samples: Annotated[
         int | None, typer.Option(help="Samples of each question. Default: 32 for AIME and AMC, else 1.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first questions of each benchmark.")] = None,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.6,
-    top_p: Annotated[float, typer.Option("--top-p", "--top_p")] = 1.0,
-    top_k: Annotated[int, typer.Option("--top-k", "--top_k", help="0: all tokens.")] = 0,
-    min_p: Annotated[float, typer.Option("--min-p", "--min_p")] = 0.0,
-    max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", "--max_tokens", help="Of an answer. Default: 8192; 136 in the world.")
-    ] = None,
+    top_p: Annotated[float, both("top-p")] = 1.0,
+    top_k: Annotated[int, both("top-k", help="0: all tokens.")] = 0,
+    min_p: Annotated[float, both("min-p")] = 0.0,
+    max_tokens: Annotated[int | None, both("max-tokens", help="Of an answer. Default: 8192; 136 in the world.")] = None,
     template: Annotated[
         str, typer.Option(help="tokenizer, reference (TRAPO's training), reference-eval (the papers' evaluation), raw.")
     ] = "tokenizer",
     seed: Annotated[int, typer.Option(help="Of the samples and of the choices' order.")] = 0,
     engine: Annotated[str, typer.Option(help="auto, torch, vllm, or server with --base-url.")] = "auto",
-    base_url: Annotated[
-        str | None, typer.Option("--base-url", "--base_url", help="An OpenAI-compatible server: http://HOST:PORT/v1.")
-    ] = None,
+    base_url: Annotated[str | None, both("base-url", help="An OpenAI-compatible server: http://HOST:PORT/v1.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
     slots: Annotated[int, typer.Option(help="Most samples drawn at once.")] = 64,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "--dry_run", help="Print what would run, and stop.")] = False,
+    dry_run: DryRun = False,
     regrade: Annotated[
         Path | None, typer.Option(help="Grade the samples in this evaluation's folder again, and draw nothing.")
     ] = None,
@@ -250,26 +205,23 @@ def evaluate(
         if regrade is not None and (others := [f"--{n.replace('_', '-')}" for n in given if n != "regrade"]):
             raise ValueError(f"--regrade {regrade} only grades again what was drawn: leave out {', '.join(others)}")
         os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars of libraries, before these are loaded
-        from trapo_evals import evaluate as run
+        from trapo_evals import evaluate as evaluation
         from trapo_evals.folder import EvalFolder
+        from trapo_evals.models import newest_run
+        from trapo_evals.sources import register_world
 
         if regrade is not None:
-            run.regrade(EvalFolder(regrade), Console())
+            evaluation.regrade(EvalFolder(regrade), Console())
             return
-        from trapo_evals.models import newest_run
-
-        model = model or str(newest_run(Path("runs")))
-        if model == "world":
-            from trapo_toy import world
-
-            model = str(world.BASE)
-        register_world(model)
-        settings = run.Settings(
+        made = job_maker()
+        model = made.model_path(model or str(newest_run(Path("runs"))))
+        register_world(made.world, model)
+        settings = evaluation.Settings(
             bench, model, data_dir, samples, limit, temperature, top_p, top_k, min_p, max_tokens, template, seed,
             engine, base_url, dtype,
         )  # fmt: skip
         with interruptible("what was drawn is kept: the same command goes on"):
-            run.evaluate(settings, out, Console(), slots=slots, dry_run=dry_run)
+            evaluation.evaluate(settings, out, Console(), slots=slots, dry_run=dry_run)
 
 
 @app.command(context_settings=PASS_THROUGH)
@@ -286,7 +238,7 @@ def sweep(
     samples: Annotated[int, typer.Option(help="Of each question of it.")] = 4,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", "--dry_run", help="Show the points and their cost, by measured steps, and stop."),
+        both("dry-run", help="Show the points and their cost, by measured steps, and stop."),
     ] = False,
 ) -> None:
     """Train at every point of a grid, several seeds each: `trapo sweep alpha`, `prefix`, `methods`, or FIELD=a,b,c.
@@ -297,42 +249,26 @@ def sweep(
     with one_line_errors():
         check_installed("sweep", "analysis", ANALYSIS)
         check_installed("sweep", "evals", ("lm_eval",) if bench else ())
+        from trapo.command.plan import total_steps
+        from trapo_analysis import report as reports
         from trapo_analysis import sweep as sweeps
-        from trapo_evals import benchmarks
+        from trapo_analysis.sweep_command import sweep_of_flags
 
-        flags = context.args
-        first = next((i for i, part in enumerate(flags) if part.startswith("-")), len(flags))
-        grids, common = flags[:first], flags[first:]
-        if common and not grids:
-            raise ValueError(
-                f"{' '.join(common)}: give a grid before the flags, as in trapo sweep alpha --max_steps 50"
-            )
         if launcher not in ("local", "ray"):
             raise ValueError(f"--launcher {launcher}: choose local or ray")
-        if seeds < 1 or samples < 1:
-            raise ValueError(f"--seeds {seeds}, --samples {samples}: give at least 1 of each")
-        if bench:
-            benchmarks.names(bench)  # its error comes before any training
-        asked = sweeps.points(grids, range(seed, seed + seeds))
-        # What is wrong with any of them is said before any runs.
-        points = sweeps.merged(asked, lambda flags: settings_of_flags([*common, *flags]))
-        folder = out or Path("sweeps") / "-".join(grid.replace("=", "_").replace(",", "_") for grid in grids)
-        named, _ = parse_names(common)
-        same = named.data in (None, "world") and not any(grid.startswith(("model=", "data=")) for grid in grids)
-        base = named.model if same else None  # elsewhere it would be asked other questions than the runs
-        what = sweeps.Sweep(points, tuple(common), bench, samples, folder, grids, base)
-        if len(points) < len(asked):
-            say(f"{len(asked)} points are {len(points)}: a method trains the same whatever it makes no use of")
+        config_of = job_maker().config_of_flags
+        seeds = range(seed, seed + seeds)
+        what, asked = sweep_of_flags(context.args, config_of, seeds=seeds, bench=bench, samples=samples, out=out)
+        if (left := len(what.points)) < asked:
+            say(f"{asked} points are {left}: a method trains the same whatever it makes no use of")
         if dry_run:
-            sweeps.dry_run(what, Console(), steps_of_flags, jobs)
+            sweeps.dry_run(what, Console(), lambda flags, rows: total_steps(rows, config_of(flags)), jobs)
             return
         with interruptible("the same command goes on"):
             failed = sweeps.run(what, Console(), jobs, launcher)
-            if any(path.is_dir() for path in folder.glob("*/final")):
-                from trapo_analysis import report as reports
-
-                made = reports.make([folder], folder / "report.html", command_line())
-                say(f"Sweep: {folder}  (report: {made}; figures/)")
+            if any(path.is_dir() for path in what.out.glob("*/final")):
+                made = reports.make([what.out], what.out / "report.html", command_line())
+                say(f"Sweep: {what.out}  (report: {made}; figures/)")
             if failed:
                 raise typer.Exit(1)
 
@@ -364,122 +300,6 @@ def compare(
         from trapo_evals import compare
 
         compare.run(folders, out, seed, Console())
-
-
-def parse_rates(text: str | None) -> tuple[float, float]:
-    """ "2000,9000" as two numbers; zeros for None."""
-    try:
-        drawn, trained = map(float, text.split(",")) if text else (0.0, 0.0)
-    except ValueError:
-        raise ValueError(f"--rates {text}: give tokens drawn and trained per second, such as 2000,9000") from None
-    return drawn, trained
-
-
-def register_world(model: str) -> None:
-    """Let `trapo eval` find the built-in world's questions, as the model's run was given them."""
-    from trapo_evals import benchmarks, models
-    from trapo_toy import world
-
-    data = models.run_of(Path(model)).get("data") or "world"
-    options = world.options(data) if is_world(data) else {}
-    options.pop("held_out", None)  # settings are chosen on the tuning split; a benchmark asks the test questions
-    for name in ("test", "direct", "facts"):
-        benchmarks.register(f"world_{name}", lambda name=name: world.training_data(**options)[1][name])
-
-
-def resolve(recipe: str, model: str, data: str, config: Path | None, flags: list[str]):
-    """The configuration of a training: the recipe's, the world's where it is about the world, a file's, the flags'."""
-    from trapo.command import job as launch
-
-    layers = [world_settings(recipe)] if model == "world" or is_world(data) else []
-    return launch.resolve_config(recipe, layers, config, flags)
-
-
-def command_line() -> str:
-    """The command that is running."""
-    import shlex
-    import sys
-
-    return shlex.join(["trapo", *sys.argv[1:]])
-
-
-def settings_of_flags(flags: list[str]):
-    """The configuration that `trapo train FLAGS` trains with; ValueError as there. Rows need not be named."""
-    named, rest = parse_names(flags)
-    data = named.data or ("world" if named.model == "world" else "")
-    return resolve(named.recipe, named.model, data, named.config, ["--output_dir", "runs/none", *rest])
-
-
-def steps_of_flags(flags: list[str], rows: int) -> int | None:
-    """Steps of all stages of `trapo train FLAGS` on so many rows; None where they depend on its demonstrations."""
-    from trapo.command import job as launch
-
-    settings = settings_of_flags(flags)
-    if "sft" in settings.stages:
-        sft, rl = settings.sft_max_steps, settings.max_steps if "rl" in settings.stages else 0
-        return sft + rl if sft > 0 and rl >= 0 else None
-    return launch.rl_plan(rows, settings)["steps"]
-
-
-def parse_names(flags: list[str]):
-    """The names among the flags of `trapo train` (recipe, model, data, eval_data, config), and the other flags."""
-    import argparse
-
-    parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False, add_help=False)
-    for name, default in (("recipe", "trapo"), ("model", "world"), ("data", None), ("eval_data", None)):
-        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", default=default)
-    parser.add_argument("--config", type=Path)
-    try:
-        return parser.parse_known_args(flags)
-    except argparse.ArgumentError as error:
-        raise ValueError(str(error)) from None
-
-
-def world_settings(recipe: str) -> dict:
-    """The built-in world's training defaults: small batches, its tuned learning rates."""
-    from trapo_toy import world
-
-    return world.settings(recipe)
-
-
-def make_job(recipe: str, model: str, data: str, eval_data: str | None, settings, resume: bool):
-    """The names on the command line as things: this is where `world` means the rooms of toy/."""
-    from trapo.command import job as launch
-
-    model_path = model_path_of(model)
-    if is_world(data):
-        if eval_data:
-            raise ValueError(f"--eval_data {eval_data} belongs to data of your own: the world has its held-out sets")
-        return launch.Job(recipe, model, data, model_path, *world_data(data))
-    held_out = world_data(eval_data)[1] if eval_data and is_world(eval_data) else {}
-    own = None if held_out else eval_data
-    job = launch.file_job(recipe, model, data, model_path, own, settings, resume=resume)
-    job.held_out |= held_out
-    return job
-
-
-def world_data(name: str):
-    """The training rows and the held-out sets that `world` or `world:...` means."""
-    from datasets import Dataset
-
-    from trapo_toy import world
-
-    train_rows, held_out = world.training_data(**world.options(name))
-    return Dataset.from_list(train_rows), {name: Dataset.from_list(rows) for name, rows in held_out.items()}
-
-
-def model_path_of(model: str) -> str:
-    """Where transformers finds a model; `world` is the built-in base."""
-    if model != "world":
-        return model
-    from trapo_toy import world
-
-    return str(world.BASE)
-
-
-def is_world(data: str) -> bool:
-    """Whether a data name means the built-in world, with or without options."""
-    return data == "world" or data.startswith("world:")
 
 
 if __name__ == "__main__":

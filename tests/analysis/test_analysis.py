@@ -325,7 +325,7 @@ def test_a_run_that_names_no_model_asks_for_no_tokenizer(tmp_path, monkeypatch):
 )
 def test_a_missing_extra_is_one_line_before_any_work(package, command, extra, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("trapo_cli.cli.find_spec", lambda name: None if name == package else name)
+    monkeypatch.setattr("trapo.command.errors.find_spec", lambda name: None if name == package else name)
     done = CliRunner().invoke(app, [command, "alpha", *["beta"] * (command == "compare")])
     assert done.exit_code == 2
     assert done.output == f"error: trapo {command} needs {package}: pip install 'trapo[{extra}]'\n"

@@ -15,7 +15,7 @@ from trapo.plotting import read_settings
 from trapo.recipe import recipe_names
 from trapo_analysis.study import page as study_page
 from trapo_analysis.study import runner as studies
-from trapo_cli.cli import settings_of_flags
+from trapo_cli.cli import job_maker
 
 PLAN = ROOT / "analysis" / "study" / "study.yaml"
 RESULTS = ROOT / "docs" / "results"
@@ -33,7 +33,7 @@ def trial(recipe, phase, rate, tune):
 def test_every_cell_is_a_training_that_can_run_within_its_budget(study):
     for cell in (*study.cells.values(), *study.ideas):
         command = shlex.split(study.command(study.point(cell, 1)))
-        config = settings_of_flags(command[2:])
+        config = job_maker().config_of_flags(command[2:])
         assert config.seed == 1 and config.report_to in ("none", [])
         samples = config.max_steps * config.generation_batch_size // config.num_iterations
         if "sft_max_steps" in cell.flags:

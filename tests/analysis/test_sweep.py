@@ -83,10 +83,10 @@ def test_bad_input_is_one_line_before_any_run(arguments, message, tmp_path, monk
 
 
 def test_points_that_differ_in_what_their_method_does_not_use_are_one():
-    from trapo_cli.cli import settings_of_flags
+    from trapo_cli.cli import job_maker
 
     asked = sweeps.points(["recipe=trapo,grpo,sft", "alpha=0.1,1", "sft_learning_rate=1e-3"], [0])
-    assert sweeps.merged(asked, lambda flags: settings_of_flags(list(flags))) == [
+    assert sweeps.merged(asked, lambda flags: job_maker().config_of_flags(list(flags))) == [
         sweeps.Point("recipe=trapo,alpha=0.1,seed=0", ("--recipe", "trapo", "--alpha", "0.1", "--seed", "0")),
         sweeps.Point("recipe=trapo,alpha=1,seed=0", ("--recipe", "trapo", "--alpha", "1", "--seed", "0")),
         sweeps.Point("recipe=grpo,seed=0", ("--recipe", "grpo", "--seed", "0")),
@@ -128,9 +128,9 @@ def test_dry_run_knows_the_steps_or_says_that_it_does_not(flags, message, tmp_pa
 
 
 def test_every_prefix_setting_is_a_valid_configuration():
-    from trapo_cli.cli import settings_of_flags
+    from trapo_cli.cli import job_maker
 
-    found = [settings_of_flags(list(point.flags)).micro_groups() for point in sweeps.points(["prefix"], [0])]
+    found = [job_maker().config_of_flags(list(point.flags)).micro_groups() for point in sweeps.points(["prefix"], [0])]
     assert len(set(found)) == len(sweeps.PREFIXES) and all(groups.group_size == 8 for groups in found)
 
 

@@ -204,13 +204,13 @@ def test_a_variant_of_the_world_on_a_base_given_by_its_folder():
 
 
 def test_the_worlds_held_out_sets_beside_rows_of_ones_own(tmp_path):
-    from trapo_cli.cli import make_job, settings_of_flags
+    from trapo_cli.cli import job_maker
     from trapo_toy import world
 
     rows = world.rows("train", 4)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = settings_of_flags(["--data", str(tmp_path / "rows.jsonl")])
-    job = make_job("trapo", "world", str(tmp_path / "rows.jsonl"), "world:steps=2-3,held_out=tune", settings, False)
+    settings = job_maker().config_of_flags(["--data", str(tmp_path / "rows.jsonl")])
+    job = job_maker().make("trapo", "world", str(tmp_path / "rows.jsonl"), "world:steps=2-3,held_out=tune", settings)
     assert job.train["prompt"] == [row["prompt"] for row in rows]
     expected = world.training_data(steps=(2, 3), held_out="tune")[1]
     assert {name: held_out.to_list() for name, held_out in job.held_out.items()} == expected

@@ -16,13 +16,15 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from trapo.plotting import read_settings
-from trapo_cli.cli import app, register_world
+from trapo_cli.cli import app
 from trapo_evals import compare, figures, models, report
 from trapo_evals import evaluate as run
 from trapo_evals.evaluate import Settings
 from trapo_evals.folder import EvalFolder
 from trapo_evals.journal import fingerprint
+from trapo_evals.sources import register_world
 from trapo_toy import world
+from trapo_toy import world as the_world
 
 KILLS = 10
 CHILDREN = multiprocessing.get_context("forkserver")
@@ -34,7 +36,7 @@ SETTINGS = Settings("world", str(world.BASE), samples=4, limit=12, temperature=1
 
 def evaluate(out, settings=SETTINGS, **kwargs):
     """The folder, and what was printed."""
-    register_world(settings.model)
+    register_world(the_world, settings.model)
     text = io.StringIO()
     folder = run.evaluate(settings, out, Console(file=text, width=100), **kwargs)
     return folder, text.getvalue()

@@ -284,8 +284,10 @@ def test_sft_then_rl_in_one_run_folder(tmp_path, tokenizer):
     """Two stages by the command's own function: what each left, and that the second begins where the first ended."""
     from safetensors.torch import load_file
 
-    from trapo.command import job as launch
     from trapo.command import stages
+    from trapo.command.job import Job
+    from trapo.command.plan import plan
+    from trapo.command.settings import resolve_config
 
     conftest.new_model().save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
@@ -295,10 +297,10 @@ def test_sft_then_rl_in_one_run_folder(tmp_path, tokenizer):
         "max_completion_length": 30, "num_generations_eval": 1, "per_device_eval_batch_size": 16, "use_cpu": "true",
     }  # fmt: skip
     flags = [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
-    config = launch.resolve_config("sft-then-rl", [], None, flags)
+    config = resolve_config("sft-then-rl", [], None, flags)
     rows = Dataset.from_list(conftest.ROWS)
-    job = launch.Job("sft-then-rl", "model", "rows", str(tmp_path / "model"), rows, {"held_out": rows})
-    planned = launch.plan(job, config)
+    job = Job("sft-then-rl", "model", "rows", str(tmp_path / "model"), rows, {"held_out": rows})
+    planned = plan(job, config)
     assert [planned[k] for k in ("SFT: demonstrations", "SFT: steps", "SFT: epochs", "steps")] == [16, 3, 0.75, 1]
     folder = stages.train(job, config)
     assert [(r["stage"], r["step"]) for r in folder.records("metrics.jsonl")] == [

@@ -8,8 +8,9 @@ import torch
 from harness import distance, one_in_three, one_step
 
 from trapo import TRAPOConfig, TRAPOTrainer
-from trapo.command import job as launch
 from trapo.command import stages
+from trapo.command.job import Job
+from trapo.command.settings import resolve_config
 from trapo.recipe import load_recipe
 from trapo.runs.folder import RunFolder
 from trapo.training import failed_prompts as failed
@@ -89,8 +90,8 @@ def test_what_waits_is_in_the_checkpoint(tmp_path, tokenizer):
             "per_device_train_batch_size": 16, "max_completion_length": 30, "num_generations_eval": 1,
             "per_device_eval_batch_size": 16, "use_cpu": "true",
         }  # fmt: skip
-        config = launch.resolve_config("relift", [], None, [str(p) for k, v in flags.items() for p in (f"--{k}", v)])
-        return launch.Job("relift", "model", "rows", str(tmp_path / "model"), Dataset.from_list(conftest.ROWS)), config
+        config = resolve_config("relift", [], None, [str(p) for k, v in flags.items() for p in (f"--{k}", v)])
+        return Job("relift", "model", "rows", str(tmp_path / "model"), Dataset.from_list(conftest.ROWS)), config
 
     whole = stages.train(*job(tmp_path / "whole"))
     steps = [line.get("expert/sft_steps", 0) for line in whole.records("metrics.jsonl")]

@@ -42,13 +42,14 @@ def train(files, path):
     torch.set_num_threads(1)
     from datasets import Dataset
 
-    from trapo.command import job as launch
     from trapo.command import stages
+    from trapo.command.job import Job
+    from trapo.command.settings import resolve_config
 
     flags = [str(part) for name, value in FLAGS.items() for part in (f"--{name}", value)]
-    config = launch.resolve_config("sft-then-rl", [], None, [*flags, "--output_dir", str(path)])
+    config = resolve_config("sft-then-rl", [], None, [*flags, "--output_dir", str(path)])
     rows = Dataset.from_list(conftest.ROWS)
-    job = launch.Job("sft-then-rl", "model", "rows", str(files), rows, {"held_out": rows})
+    job = Job("sft-then-rl", "model", "rows", str(files), rows, {"held_out": rows})
     stages.train(job, config, resume=RunFolder(path).has_run())
 
 

@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from trapo import TRAPOConfig
 from trapo import config as config_module
-from trapo.command import job as jobs
 from trapo.command import stages
+from trapo.command.job import Job
+from trapo.command.settings import resolve_config
 from trapo.training import lora
 
 pytest.importorskip("peft")
@@ -33,9 +34,9 @@ def settings(base, folder, recipe, **fields):
         "max_steps": 2, "learning_rate": 1e-2, "per_device_train_batch_size": 16, "max_completion_length": 30,
         "num_generations_eval": 1, "per_device_eval_batch_size": 16, "save_steps": 1,
     } | conftest.SETTINGS | fields  # fmt: skip
-    config = jobs.resolve_config(recipe, [], None, [str(p) for k, v in flags.items() for p in (f"--{k}", v)])
+    config = resolve_config(recipe, [], None, [str(p) for k, v in flags.items() for p in (f"--{k}", v)])
     rows = Dataset.from_list(conftest.ROWS)
-    return jobs.Job(recipe, "model", "rows", str(base), rows, {"held_out": rows}), config
+    return Job(recipe, "model", "rows", str(base), rows, {"held_out": rows}), config
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@
 130  interrupted
 """
 
+import shlex
 import signal
 import sys
 import tempfile
@@ -75,6 +76,11 @@ def check_installed(command: str, extra: str, packages: tuple[str, ...]) -> None
     """ValueError with the remedy for packages of an extra that a command needs and that are not installed."""
     if missing := [name for name in packages if not find_spec(name)]:
         raise ValueError(f"trapo {command} needs {', '.join(missing)}: pip install 'trapo[{extra}]'")
+
+
+def command_line() -> str:
+    """The command that is running, as it may be written down."""
+    return shlex.join(redacted_command(["trapo", *sys.argv[1:]]))
 
 
 def crashes_go_to(folder: Path) -> None:

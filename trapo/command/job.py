@@ -1,18 +1,13 @@
-"""From a command line to a job: configuration in layers, model and rows, the plan."""
+"""From the names on a command line to a job: model, rows, held-out sets, each row checked."""
 
-import argparse
-import difflib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import datasets
 from accelerate import PartialState
 from datasets import Dataset
-from rich.table import Table
-from trl import TrlParser
 
 from ..config import TRAPOConfig
 from ..data.read import read_rows
@@ -20,12 +15,9 @@ from ..data.tokens import end_trace, expert_part, prompt_text, shorten
 from ..data.validate import Report, Screen
 from ..grading.grader import Grader
 from ..models import load_tokenizer
-from ..recipe import load_recipe, load_yaml, read_text
 from ..runs.folder import DROPPED, RunFolder
 from ..terminal import Console
-from ..training import preflight as checks
-from ..training.sft import sft_steps
-from . import memory as estimate
+from .settings import parse_names, resolve_config
 
 
 @dataclass
@@ -51,139 +43,78 @@ class Job:
     shown: str = ""
 
 
-class _Parser(TrlParser):
-    """TRL's parser with errors of one line."""
+class World(Protocol):
+    """A built-in world: rows and a base model that a command knows by the name `world`. The caller brings it."""
 
-    def error(self, message: str):
-        raise ValueError(message)
+    BASE: Path
 
+    def settings(self, recipe: str) -> dict[str, Any]:
+        """Training defaults for a recipe on this world."""
 
-def resolve_config(recipe: str, layers: Sequence[dict[str, Any]], config: Path | None, flags: list[str]) -> TRAPOConfig:
-    """One configuration from, weakest first: defaults, recipe, `layers`, a YAML file, flags.
+    def options(self, data: str) -> dict[str, Any]:
+        """The options in a name such as `world:error_rate=0.1`; ValueError for one that it does not have."""
 
-    Raises:
-        ValueError: for an unknown field or a bad value, in one line.
-    """
-    values = {"disable_tqdm": True} | load_recipe(recipe)  # the command has a progress line of its own
-    for layer in layers:
-        values |= layer
-    if config is not None:
-        if not config.is_file():
-            raise ValueError(f"config file {config} is not there")
-        values |= load_yaml(read_text(config), f"config file {config}")
-    known = {f.name for f in fields(TRAPOConfig)}
-    for name in values:
-        if name not in known:
-            raise ValueError(f"unknown field {name!r}{_suggestion(name, known)}")
-    parser = _Parser(TRAPOConfig, allow_abbrev=False)
-    parser.set_defaults_with_config(**values)
-    try:
-        *parsed, rest = parser.parse_args_and_config(flags, return_remaining_strings=True)
-    except argparse.ArgumentError as error:
-        raise ValueError(str(error)) from None
-    if rest:
-        name = rest[0].lstrip("-").replace("-", "_")
-        raise ValueError(f"unknown option {rest[0]!r}{_suggestion(name, known)}")
-    return parsed[0]
+    def training_data(self, **options: Any) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+        """Training rows, and held-out rows by name, the main set first."""
 
 
-def _suggestion(name: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f": did you mean {close[0]!r}?" if close else ": see `trapo train --fields`"
-
-
-def describe_fields() -> str:
-    """Every field of the configuration with its default and its help, a line each."""
-    lines = []
-    for f in sorted(fields(TRAPOConfig), key=lambda f: f.name):
-        text = " ".join(str(f.metadata.get("help", "")).replace("%%", "%").split())
-        lines.append(f"--{f.name}  [{f.default!r}]  {text}")
-    return "\n".join(lines)
-
-
-def plan(job: Job, config: TRAPOConfig) -> dict[str, Any]:
-    """What a run will do, before it does it: rows, steps, bounds on tokens."""
-    plan = {
-        "recipe": job.recipe,
-        "model": job.model,
-        "data": job.data,
-        "training rows": len(job.train),
-        "held-out rows": {name: len(rows) for name, rows in job.held_out.items()},
-    }
-    if "sft" in config.stages:
-        demonstrations = sum(len(traces or []) for traces in job.train["expert"])
-        steps = sft_steps(config, demonstrations)
-        plan |= {
-            "SFT: demonstrations": demonstrations,
-            "SFT: steps": steps,
-            "SFT: epochs": round(steps * config.sft_batch_size / max(demonstrations, 1), 3),
-        }
-    return plan | (rl_plan(len(job.train), config) if "rl" in config.stages else {})
-
-
-def rl_plan(rows: int, config: TRAPOConfig) -> dict[str, Any]:
-    """What the RL stage will do with so many training rows."""
-    groups = config.generation_batch_size // config.num_generations
-    generations_per_epoch = rows // groups
-    per_generation = config.steps_per_generation * config.num_iterations / config.gradient_accumulation_steps
-    steps = config.max_steps
-    if steps <= 0:
-        steps = int(config.num_train_epochs * generations_per_epoch * per_generation)
-    rollouts = -(-steps // per_generation) if per_generation else 0
-    samples = int(rollouts * config.generation_batch_size)
-    return {
-        "engine": config.resolved_engine(),
-        "steps": steps,
-        "prompts per step": groups / per_generation,
-        "samples": samples,
-        "epochs": round(rollouts / generations_per_epoch, 3) if generations_per_epoch else None,
-        "rollout tokens, at most": samples * config.max_completion_length,
-    }
-
-
-def estimated(job: Job, config: TRAPOConfig, rates: tuple[float, float] = (0.0, 0.0)) -> dict[str, str]:
-    """Memory per GPU, and tokens and operations per step, for the plan (`trapo.command.memory`).
+class Jobs:
+    """Makes jobs and configurations from flags, where `world` names the world that was given.
 
     Args:
-        job, config: the run.
-        rates: tokens per second that are drawn and trained, for a time; 0 where unknown.
-
-    Raises:
-        ValueError: where the training would refuse these rows or this model.
+        world: the built-in world.
     """
-    tokenizer, model = load_tokenizer(job.model_path, config.trust_remote_code)
-    checks.check_inputs(config, None, job.train, tokenizer)
-    checks.check_model(config, model, tokenizer, job.train)
-    longest = max((prompt_text(prompt, tokenizer, config.template) for prompt in job.train["prompt"]), key=len)
-    prompt = len(tokenizer(longest)["input_ids"])
-    try:
-        shape = estimate.Shape.of(model)
-    except ValueError as error:
-        return {"estimate": str(error)}
-    embedded = config.resolved_engine() == "torch"
-    found = estimate.memory(shape, config, prompt, shards=estimate.shards(config), embedded=embedded).lines()
-    return found | (estimate.work(shape, config, prompt).lines(*rates) if "rl" in config.stages else {})
 
+    def __init__(self, world: World):
+        self.world = world
 
-def print_plan(job: Job, config: TRAPOConfig, console: Console, rates: tuple[float, float] = (0.0, 0.0)) -> None:
-    """The plan and every field that differs from its default; `rates` as for `estimated`."""
-    table = Table(title="Plan", show_header=False)
-    table.add_column(max_width=24)  # leaves room for what it says
-    table.add_column(overflow="fold")
-    for name, value in (plan(job, config) | estimated(job, config, rates) | config.method_settings()).items():
-        table.add_row(name, str(value))
-    console.print(table)
-    table = Table("field", "value", title="Resolved configuration")
-    for name, value in sorted(config.to_dict().items()):
-        table.add_row(name, str(value))
-    console.print(table)
-    print_data(job, console)
+    @staticmethod
+    def is_world(data: str | None) -> bool:
+        """Whether a data name means the built-in world, with or without options."""
+        return data is not None and (data == "world" or data.startswith("world:"))
 
+    def model_path(self, model: str) -> str:
+        """Where transformers finds a model; `world` is the built-in base."""
+        return str(self.world.BASE) if model == "world" else model
 
-def print_data(job: Job, console: Console) -> None:
-    """What screening found in the user's files, and the first row as the model reads it."""
-    for line in [line for report in job.reports for line in report.lines()] + ([job.shown] if job.shown else []):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    def config(self, recipe: str, model: str, data: str | None, file: Path | None, flags: list[str]) -> TRAPOConfig:
+        """The configuration of a training: the recipe's, the world's where it is about the world, a file's, the flags'.
+
+        Raises:
+            ValueError: for an unknown field or a bad value, in one line.
+        """
+        about_world = model == "world" or self.is_world(data)
+        return resolve_config(recipe, [self.world.settings(recipe)] if about_world else [], file, flags)
+
+    def config_of_flags(self, flags: list[str]) -> TRAPOConfig:
+        """The configuration that `trapo train FLAGS` trains with; ValueError as there. Rows need not be named."""
+        named, rest = parse_names(flags)
+        return self.config(named.recipe, named.model, named.data, named.config, ["--output_dir", "runs/none", *rest])
+
+    def rows(self, data: str) -> tuple[Dataset, dict[str, Dataset]]:
+        """The training rows and the held-out sets that `world` or `world:...` means."""
+        train, held_out = self.world.training_data(**self.world.options(data))
+        return Dataset.from_list(train), {name: Dataset.from_list(rows) for name, rows in held_out.items()}
+
+    def make(
+        self, recipe: str, model: str, data: str, eval_data: str | None, config: TRAPOConfig, *, resume: bool = False
+    ) -> Job:
+        """The job that these names mean.
+
+        Raises:
+            ValueError: in one line, for what is not there or of no use.
+        """
+        path = self.model_path(model)
+        if self.is_world(data):
+            if eval_data:
+                raise ValueError(
+                    f"--eval_data {eval_data} belongs to data of your own: the world has its held-out sets"
+                )
+            return Job(recipe, model, data, path, *self.rows(data))
+        held_out = self.rows(eval_data)[1] if self.is_world(eval_data) else {}
+        job = file_job(recipe, model, data, path, None if held_out else eval_data, config, resume=resume)
+        job.held_out |= held_out
+        return job
 
 
 def file_job(

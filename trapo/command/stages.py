@@ -22,7 +22,8 @@ from ..training.lora import load_adapter, peft_config
 from ..training.saving import save_model
 from ..training.sft import SFTStage
 from ..training.trainer import TRAPOTrainer
-from .job import Job, print_data
+from .job import Job
+from .plan import print_data
 
 # What a resumed run may change: where and how it runs and is reported, not what is computed.
 FREE_ON_RESUME = {

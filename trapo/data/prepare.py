@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,7 +27,9 @@ import pyarrow.parquet as pq
 from ..config import TRAPOConfig
 from ..files import write_whole
 from ..grading.grader import Grader
+from ..models import load_tokenizer
 from ..redact import redacted_values
+from ..terminal import Console
 from .decontaminate import Index, words
 from .read import as_traces, is_text, read_cells, read_rows
 from .validate import TOKENIZE_AT_ONCE, Report, Screen
@@ -185,7 +188,7 @@ def prepare(
         raise ValueError(f"--max-tokens {settings.max_tokens}: give a number of at least 1")
     if settings.max_tokens and settings.tokenizer is None:
         raise ValueError(f"--max-tokens {settings.max_tokens} needs --tokenizer, the model whose tokens these are")
-    tokenizer = _load_tokenizer(settings.tokenizer)
+    tokenizer = load_tokenizer(settings.tokenizer)[0] if settings.tokenizer else None
     summary = Summary({k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()})
     summary.unchecked, index = dict(unchecked), Index(questions)
     second = _second(settings)
@@ -218,12 +221,19 @@ def prepare(
     return summary
 
 
-def _load_tokenizer(name: str | None):
-    if name is None:
-        return None
-    from ..models import load_tokenizer
-
-    return load_tokenizer(name)[0]
+def report(
+    settings: Settings, questions: Mapping[str, Sequence[tuple[str, str]]], unchecked: Mapping[str, str]
+) -> list[str]:
+    """Prepare with a line of progress on standard error; what there is to say of it, in lines."""
+    started = time.perf_counter()
+    with Console(stderr=True).status(f"reading {settings.source}") as status:
+        summary = prepare(settings, questions, unchecked, lambda n: status.update(f"{settings.source}: {n} rows"))
+    seconds, graded = time.perf_counter() - started, "" if settings.check_experts else " not"
+    return [
+        *summary.lines(),
+        f"{seconds:.0f} s, {summary.rows / seconds:.0f} rows per second; traces{graded} graded",
+        f"Rows: {settings.out}  (beside it .dropped.jsonl, .contaminated.jsonl, .summary.json)",
+    ]
 
 
 def _second(settings: Settings) -> dict[bytes, list[str]]:
