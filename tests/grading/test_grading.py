@@ -87,7 +87,7 @@ except MemoryError:
 @pytest.mark.parametrize("reference", [False, True])
 def test_a_worker_whose_memory_an_answer_ate_ends(caught, reference):
     code = f"""
-from trapo import grading_worker
+from trapo.grading import worker as grading_worker
 eaten = []
 def hungry(answer, gold):
     try:
@@ -98,10 +98,11 @@ def hungry(answer, gold):
             return False
         raise
     return answer == gold
-grading_worker.{"reference_correct" if reference else "equivalent"} = hungry
+grading_worker.{"papers_correct" if reference else "equivalent"} = hungry
 grading_worker.main(60, 64)
 """
-    lines = "".join(json.dumps([answer, "1", reference]) + "\n" for answer in ("1", "hungry", "1"))
+    rule = "papers" if reference else "own"
+    lines = "".join(json.dumps([answer, "1", rule]) + "\n" for answer in ("1", "hungry", "1"))
     worker = subprocess.run([sys.executable, "-c", code], input=lines, capture_output=True, text=True)
     assert worker.stdout.splitlines() == ['"ready"', '"correct"'] and worker.returncode == 1
 

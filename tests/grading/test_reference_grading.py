@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from trapo.grading.grader import Grader, Verdict
-from trapo.grading.reference import reference_correct
+from trapo.grading.reference import papers_correct
 
 # Text, gold, whether the papers call it right, and our status.
 MATH_VERIFY_FINDS_IT = [
@@ -167,10 +167,35 @@ def test_both_gradings_share_one_grader(grader):
     assert verdicts == {"ours": Verdict("no_box"), "theirs": Verdict("correct")}
 
 
+# Text, gold, what TRAPO's training gives it, what LUFFY's does, and our status.
+REWARDED = [
+    (r"<think>\boxed{7}</think> so \boxed{12}", "7", False, False, "wrong"),
+    (r"<think>\boxed{7}</think> so \boxed{12}", "12", True, True, "correct"),
+    (r"so \boxed{12}", "12", True, False, "correct"),  # without </think> LUFFY's gives nothing
+    ("hm </think> it is 12", "12", True, True, "no_box"),
+    ("hm </think> it is 12 </think> or 13", "12", False, True, "no_box"),  # and it stops at a second one
+    (r"\boxed{1} and \boxed{2}", "2", False, False, "correct"),  # the box alone is for evaluations
+    (r"</think> \boxed{\text{5 days}}", "6", False, False, "wrong"),
+]
+
+
+@pytest.mark.parametrize("rule, column", [("reference", 2), ("luffy", 3), ("own", 4)])
+def test_a_grader_may_reward_as_a_papers_training_does(rule, column):
+    with Grader(workers=1, cpu_seconds=20, rule=rule) as grader:
+        found = [v.status for v in grader.grade([row[0] for row in REWARDED], [row[1] for row in REWARDED])]
+    wanted = [{True: "correct", False: "wrong"}.get(row[column], row[column]) for row in REWARDED]
+    assert found == wanted
+
+
+def test_an_unknown_rule_is_named():
+    with pytest.raises(ValueError, match="grader 'lufy' is unknown: choose one of own, reference, luffy"):
+        Grader(rule="lufy")
+
+
 def test_a_gold_in_a_box_that_is_not_closed_is_never_met():
-    assert not reference_correct(r"\boxed{\text{5 days}}", r"\boxed{\text{5 days}")
+    assert not papers_correct(r"\boxed{\text{5 days}}", r"\boxed{\text{5 days}")
 
 
 def test_importing_it_is_cheap():
-    code = "import sys, trapo.reference_grading; sys.exit('sympy' in sys.modules or 'math_verify' in sys.modules)"
+    code = "import sys, trapo.grading.reference; sys.exit('sympy' in sys.modules or 'math_verify' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .answers import boxed_answer, gold_text, normalise
+from .reference import RULES
 
+GRADERS = ("own", *RULES)  # what a reward goes by
 STATUSES = ("correct", "wrong", "no_box", "timeout", "error")
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
 LONGEST = 10_000  # characters; no gold answer is nearly as long, and reading more costs more than it is worth
@@ -73,14 +75,26 @@ class Grader:
         memory_mb: address space a worker may use beyond what it has after start-up, in MiB; past it, "error" as a rule:
             a parser may hide that ("wrong") or go on trying ("timeout").
         wall_seconds: back-stop, in seconds; far above cpu_seconds, since it counts what others do with the machine.
+        rule: "own" (what is in the last box, behind the last </think>), or as a paper's training script rewards a whole
+            text: "reference" (TRAPO's) or "luffy" (`trapo.grading.reference`); those never say "no_box".
     """
 
     __name__ = "accuracy"  # the reward function's name in TRL's metrics
     bounded = True  # rewards lie in [0, 1], so guidance may be decided before all of them are known
 
-    def __init__(self, workers: int = 2, cpu_seconds: float = 5.0, memory_mb: int = 2048, wall_seconds: float = 120.0):
+    def __init__(
+        self,
+        workers: int = 2,
+        cpu_seconds: float = 5.0,
+        memory_mb: int = 2048,
+        wall_seconds: float = 120.0,
+        rule: str = "own",
+    ):
+        if rule not in GRADERS:
+            raise ValueError(f"grader {rule!r} is unknown: choose one of {', '.join(GRADERS)}")
         if workers < 1 or cpu_seconds <= 0 or memory_mb <= 0 or wall_seconds <= 0:
             raise ValueError(f"grader needs positive limits: {workers=}, {cpu_seconds=}, {memory_mb=}, {wall_seconds=}")
+        self.rule = rule
         self.workers, self.cpu_seconds, self.memory_mb, self.wall_seconds = (
             workers,
             cpu_seconds,
@@ -88,7 +102,7 @@ class Grader:
             wall_seconds,
         )
         self._pool: list[_Worker] = []
-        self._waiting: deque[tuple[Hashable, str, str, bool]] = deque()  # key, box or whole text, gold, reference
+        self._waiting: deque[tuple[Hashable, str, str, str]] = deque()  # key, box or whole text, gold, rule
         self._done: list[tuple[Hashable, Verdict]] = []
 
     def grade(
@@ -97,8 +111,8 @@ class Grader:
         """One verdict per text, in order; golds may be strings or numbers.
 
         `quick=False` asks math-verify even where the characters are the same: can it read the gold at all?
-        `reference=True` gives the papers' own verdict (`trapo.grading.reference`): on the whole text, always from a
-        worker, never "no_box".
+        `reference=True` gives the verdict of the papers' evaluations (`trapo.grading.reference`) instead of this
+        grader's rule: on the whole text, always from a worker, never "no_box".
         """
         for i, (text, gold) in enumerate(zip(texts, golds, strict=True)):
             self.submit(i, text, gold, quick, reference)
@@ -113,11 +127,12 @@ class Grader:
         `quick` and `reference` as for `grade`.
         """
         gold = gold_text(gold)
-        verdict = None if reference else quick_verdict(text, gold)
+        rule = "papers" if reference else self.rule
+        verdict = quick_verdict(text, gold) if rule == "own" else None
         if verdict is not None and (quick or verdict.status != "correct"):
             self._done.append((key, verdict))
         else:
-            self._waiting.append((key, text if reference else boxed_answer(text), gold, reference))
+            self._waiting.append((key, boxed_answer(text) if rule == "own" else text, gold, rule))
             self._dispatch()
 
     def collect(self, wait: bool = False) -> dict[Hashable, Verdict]:
@@ -195,10 +210,10 @@ class _Worker:
                 f"the grading worker did not start: {' '.join(command)} exited with {self.process.wait()}"
             )
 
-    def send(self, task: Hashable, answer: str, gold: str, reference: bool) -> None:
+    def send(self, task: Hashable, answer: str, gold: str, rule: str) -> None:
         self.task, self.deadline = task, time.monotonic() + self.limits.wall_seconds
         with contextlib.suppress(BrokenPipeError):  # it died between two tasks: the next receive() sees that
-            line = memoryview(json.dumps([answer, gold, reference]).encode() + b"\n")
+            line = memoryview(json.dumps([answer, gold, rule]).encode() + b"\n")
             while line:  # more than the pipe holds may go in parts
                 line = line[self.process.stdin.write(line) :]
 

@@ -1,11 +1,16 @@
-r"""The papers' own grading, to set beside ours: math-verify on the whole text, then a looser look at the last box.
+r"""The papers' own grading, to set beside ours: of their training (`RULES`) and their evaluations (`papers_correct`).
 
-TRAPO (arXiv:2512.17636) and LUFFY (arXiv:2504.14945) call a text right if math-verify, left to find the answer anywhere
-in it, says so, or else if the boxed comparison of understand-r1-zero (arXiv:2503.20783, `boxed_reward_fn`, fast=False)
-does: by the normalisation of MATH (arXiv:2103.03874) with a list of unit words, by that of PRM800K (arXiv:2305.20050)
-and sympy, or by math-verify on the two answers alone. Written anew from what those programs do, their leniency
-included: units, percent signs and words like "a" vanish, `\frac{x+1}{2}` is read as x+1/2, integers are compared as
-floats, and the sum `(a)-(b)` is left to sympy's `simplify`.
+In training, TRAPO's script rewards a text if math-verify, left to find the answer anywhere in it, says so
+(github.com/Su-my/TRAPO, math_verify_reward.py, reward_impl_version 4); LUFFY's asks the same of what stands behind the
+first `</think>`, and gives nothing where there is none (github.com/ElliottYan/LUFFY, the same file, version 3).
+
+In evaluations, TRAPO (arXiv:2512.17636) and LUFFY (arXiv:2504.14945) call a text right if math-verify does, or else if
+the boxed comparison of understand-r1-zero (arXiv:2503.20783, `boxed_reward_fn`, fast=False) does: by the normalisation
+of MATH (arXiv:2103.03874) with a list of unit words, by that of PRM800K (arXiv:2305.20050) and sympy, or by math-verify
+on the two answers alone.
+
+Written anew from what those programs do, their leniency included: units, percent signs and words like "a" vanish,
+`\frac{x+1}{2}` is read as x+1/2, integers are compared as floats, and the sum `(a)-(b)` is left to sympy's `simplify`.
 
 Where it differs from them:
 
@@ -15,13 +20,15 @@ Where it differs from them:
 * The last step also refuses answers of over 128 characters that repeat themselves, which only saves time. Not here.
 * The unit words go in one sweep, done twice, where they go one by one; entries of several words, some of them garbled,
   count only as the single words in them.
-* The text is graded whole. Where the prompt ended in <think>, their scripts grade what follows </think>: cut it first.
+* `papers_correct` grades a text whole. Where the prompt ended in <think>, their scripts grade what follows </think>:
+  cut it first.
 * What has quotes in it does not go to sympy, which would run it as Python.
 * A gold is one string; of a list their box accepts any member.
 """
 
 import contextlib
 import re
+from collections.abc import Callable
 
 _UNIT_WORDS = (
     "a ab acre am apple are bc by c cc cm coin cube cubic d day decrease deg degree dm east excess feet ft g gain "
@@ -50,15 +57,29 @@ _FRACTION = re.compile(r"-?[0-9]+.?/0*[1-9][0-9]*.?")
 _UNTRIED = re.compile(r"""\^[{(]|\^[0-9]+\^|\^[0-9][0-9]|['"]""")  # the powers sympy is not trusted with, and quotes
 
 
-def reference_correct(text: str, gold: str) -> bool:
-    """Whether the papers count the generated `text` as right, box or no box.
+def trapo_correct(text: str, gold: str) -> bool:
+    """Whether TRAPO's training rewards the generated `text`, by math-verify on all of it, box or no box.
 
-    May run for ever and take any amount of memory: `trapo.Grader` with `reference=True` calls it within limits.
+    May run for ever and take any amount of memory, as all of these: `trapo.Grader` calls them within limits.
     """
     from math_verify import parse, verify
 
     found, wanted = parse(text, parsing_timeout=None), parse(f"${gold}$", parsing_timeout=None)
-    if verify(wanted, found, timeout_seconds=None):
+    return verify(wanted, found, timeout_seconds=None)
+
+
+def luffy_correct(text: str, gold: str) -> bool:
+    """Whether LUFFY's training rewards the generated `text`: what is between its first </think> and a second one."""
+    _, *behind = text.split("</think>")
+    return bool(behind) and trapo_correct(behind[0], gold)
+
+
+RULES: dict[str, Callable[[str, str], bool]] = {"reference": trapo_correct, "luffy": luffy_correct}
+
+
+def papers_correct(text: str, gold: str) -> bool:
+    """Whether the papers' evaluations count the generated `text` as right, box or no box."""
+    if trapo_correct(text, gold):
         return True
     answer, gold = _last_box(text), _last_box(gold) if "\\boxed" in gold else gold
     if answer is None or gold is None:

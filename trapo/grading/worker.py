@@ -1,6 +1,6 @@
 """The grading worker, started by `trapo.grading.grader`: reads JSON lines, writes the status of each.
 
-A line is [answer, gold, false], or [text, gold, true] for the papers' grading of a whole text.
+A line is [answer, gold, "own"], or [text, gold, rule] for another's grading of a whole text (`reference.py`).
 """
 
 import json
@@ -10,7 +10,7 @@ import signal
 import sys
 
 from .answers import normalise, split_base, split_unit
-from .reference import reference_correct
+from .reference import RULES, papers_correct
 
 PERCENT = "\\%"
 CLOSE = 1e-5  # numbers further apart than this share of the larger one are not equal; 0.333333 is a third
@@ -90,18 +90,19 @@ def main(cpu_seconds: float, memory_mb: int) -> None:
     """Serve until standard input ends."""
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever a library prints must not be read as a status
+    correct = {"own": equivalent, "papers": papers_correct} | RULES
     equivalent("1", "\\frac{1}{2}")  # load and warm everything before the clock runs
-    reference_correct("\\boxed{x}", "\\sqrt{2}x")
+    papers_correct("\\boxed{x}", "\\sqrt{2}x")
     half_used = limit_memory(memory_mb) if sys.platform == "linux" else None
     # The default action kills the process even inside C code, which a Python handler would never interrupt.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     answers.write(b'"ready"\n')
     for line in sys.stdin.buffer:
-        answer, gold, reference = json.loads(line)
+        answer, gold, rule = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         try:
-            status = "correct" if (reference_correct if reference else equivalent)(answer, gold) else "wrong"
+            status = "correct" if correct[rule](answer, gold) else "wrong"
         except Exception:  # a parser's failure on a model's text, MemoryError included, is that sample's result
             status = "error"
         # What is lost to this answer would fail the next one: let the parent start afresh. Parsers catch MemoryErrors
