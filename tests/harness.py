@@ -95,7 +95,7 @@ def rollouts(path):
     return [json.loads(line) for line in (Path(path) / "rollouts.jsonl").read_text().splitlines()]
 
 
-def expected_change(model, samples, prompts, loss_type, w, max_length=24, entropy_coef=0.0, entropy_on_expert=False):
+def expected_change(model, samples, prompts, loss_type, w, max_length=24, entropy_coef=0.0, entropy_tokens="own"):
     """Minus the gradient of the joint loss, row by row without padding, from the formulas (on-policy: ratio 1)."""
     rows = []
     for s in samples:
@@ -107,11 +107,10 @@ def expected_change(model, samples, prompts, loss_type, w, max_length=24, entrop
         expert, mine = logp[: len(prefix)], logp[len(prefix) :]
         expert_sum = -(w(expert.detach().exp()) * expert).sum() if s["expert_loss"] else expert.sum() * 0
         trained = len(own) + len(prefix) * s["expert_loss"]
-        entropies = entropy[len(prefix) :].sum() + (
-            entropy[: len(prefix)].sum() if entropy_on_expert * s["expert_loss"] else 0
-        )
-        rows.append((-s["advantage"] * mine.sum(), expert_sum, len(own), trained, entropies))
-    own, expert, own_n, trained_n, entropies = zip(*rows, strict=True)
+        shown = len(prefix) * {"own": False, "trained": s["expert_loss"], "response": True}[entropy_tokens]
+        entropies = entropy[len(prefix) - shown :]
+        rows.append((-s["advantage"] * mine.sum(), expert_sum, trained, entropies))
+    own, expert, trained_n, entropies = zip(*rows, strict=True)
     if loss_type == "dr_grpo":
         loss = sum(own + expert) / (len(rows) * max_length)
     elif loss_type in ("grpo", "sapo"):
@@ -120,7 +119,7 @@ def expected_change(model, samples, prompts, loss_type, w, max_length=24, entrop
         loss = sum(own + expert) / len(rows)
     else:
         loss = sum(own + expert) / sum(trained_n)
-    loss = loss - entropy_coef * sum(entropies) / sum(trained_n if entropy_on_expert else own_n)
+    loss = loss - entropy_coef * torch.cat(entropies).mean()
     parameters = dict(model.named_parameters())
     gradients = torch.autograd.grad(loss, list(parameters.values()))
     return {name: -g for name, g in zip(parameters, gradients, strict=True)}

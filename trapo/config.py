@@ -23,6 +23,12 @@ SCHEDULES = ("speculative", "pipelined", "barrier")
 TEMPLATES = ("tokenizer", "reference", "reference-eval", "raw")
 EXPERT_TEXTS = ("all", "think")
 TOO_LONG = ("cut", "keep-eos", "drop")
+EXPERT_REDUCTIONS = ("joint", "tokens")
+ENTROPY_TOKENS = ("own", "trained", "response")
+GRADERS = ("own", "reference", "luffy")
+FAILED_ORDERS = ("oldest", "newest")
+# Loss types whose one denominator can be told from that of a mean over the expert's tokens.
+TOKEN_MEANS = ("dr_grpo", "dapo", "cispo", "vespo")
 # One gradient whatever the split into micro-batches: TRL's loss types whose denominator does not depend on the split.
 SPLIT_INVARIANT_LOSSES = ("dr_grpo", "dapo", "grpo", "cispo", "sapo", "vespo", "luspo")
 # What numbers must do, and which ones; None is left to whoever fills it in.
@@ -30,11 +36,13 @@ BOUNDS = {
     "be at least 1": (
         lambda x: x >= 1,
         "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps num_iterations "
-        "steps_per_generation generation_batch_size num_generations num_generations_eval grader_workers rollout_slots",
+        "steps_per_generation generation_batch_size num_generations num_generations_eval grader_workers rollout_slots "
+        "updates_per_rollout hint_pieces",
     ),
     "not be negative": (
         lambda x: x >= 0,
-        "learning_rate sft_learning_rate seed top_k eval_temperature failed_prompts weight_decay max_grad_norm",
+        "learning_rate sft_learning_rate seed top_k eval_temperature failed_prompts weight_decay max_grad_norm "
+        "skip_grad_norm supervised_coef",
     ),
     "be above 0": (lambda x: x > 0, "temperature gamma grader_cpu_seconds grader_memory_mb"),
     "be in (0, 1]": (lambda x: 0 < x <= 1, "top_p entropy_share"),
@@ -87,6 +95,9 @@ class TRAPOConfig(GRPOConfig):
     ratio_share: float | None = field(
         default=None, metadata={"help": "annealed-hint: share of the training with hints."}
     )
+    hint_pieces: int | None = field(
+        default=None, metadata={"help": "annealed-hint: most pieces that a trace is cut into; by default its tokens."}
+    )
     rl_beside_guided: bool = field(
         default=True,
         metadata={"help": "Whether own tokens of a prompt take part in RL where one of its micro-groups is guided."},
@@ -130,6 +141,9 @@ class TRAPOConfig(GRPOConfig):
         default=1.0, metadata={"help": "Of trsft_annealed: where alpha arrives at the end of training."}
     )
     gamma: float = field(default=0.1, metadata={"help": "The constant of the luffy weight, gamma p / (p + gamma)^2."})
+    supervised_coef: float = field(
+        default=1.0, metadata={"help": "Of srft_shaped: the coefficient of its supervised part, a mean over tokens."}
+    )
     entropy_share: float = field(
         default=0.2, metadata={"help": "Of prefix_rft: share of a prefix's tokens that are trained, by entropy."}
     )
@@ -138,16 +152,38 @@ class TRAPOConfig(GRPOConfig):
         metadata={"help": f"What own tokens are rewarded by: one of {', '.join(ADVANTAGES)}."},
     )
     expert_coef: float = field(default=1.0, metadata={"help": "Coefficient of the expert's loss in the joint loss."})
+    expert_reduction: str = field(
+        default="joint",
+        metadata={
+            "help": "Denominator of the expert's loss: 'joint' (the RL loss's), or 'tokens' (a mean over the step's "
+            "expert tokens; then the RL loss's counts own tokens only)."
+        },
+    )
     rl_coef: float = field(default=1.0, metadata={"help": "Coefficient of the GRPO loss in the joint loss."})
-    entropy_on_expert: bool = field(
-        default=False,
-        metadata={"help": "Whether the entropy bonus (entropy_coef) also averages over the expert's trained tokens."},
+    entropy_tokens: str = field(
+        default="own",
+        metadata={
+            "help": "What the entropy bonus (entropy_coef) is a mean over: 'own' tokens, these and the expert's "
+            "'trained' ones, or the whole 'response', every prefix included."
+        },
     )
     failed_prompts: int = field(
         default=0,
         metadata={
             "help": "So many prompts without a right sample make a step of SFT on their demonstrations; 0: none."
         },
+    )
+    failed_order: str = field(
+        default="oldest",
+        metadata={"help": "Which of the failed prompts are taken first: the 'oldest', or the 'newest' rollout's."},
+    )
+    # Updates
+    updates_per_rollout: int = field(
+        default=1, metadata={"help": "Optimizer steps over the mini-batches of each rollout; 1 is strictly on-policy."}
+    )
+    skip_grad_norm: float = field(
+        default=0.0,
+        metadata={"help": "A step whose gradient's norm, before clipping, is above this is skipped; 0: none."},
     )
     # Stages
     stages: list[str] = field(
@@ -202,6 +238,13 @@ class TRAPOConfig(GRPOConfig):
         metadata={"help": "Temperature of held-out samples, whatever the training's: methods compare at 1."},
     )
     # Grading and the record of the run
+    grader: str = field(
+        default="own",
+        metadata={
+            "help": "What earns a reward: 'own' (the last box, behind the last </think>), or as in training scripts, "
+            "'reference' (TRAPO's: math-verify finds it anywhere) or 'luffy' (the same, behind the first </think>)."
+        },
+    )
     grader_workers: int = field(default=2, metadata={"help": "Worker processes that check answers."})
     grader_cpu_seconds: float = field(default=5.0, metadata={"help": "CPU time one answer may take before 'timeout'."})
     grader_memory_mb: int = field(default=2048, metadata={"help": "Memory one grading worker may use, in MiB."})
@@ -243,6 +286,12 @@ class TRAPOConfig(GRPOConfig):
         if self.num_generations is None:
             self.num_generations = self.micro_groups().group_size
         self._check_method()
+        self._spread_updates()
+        if self.skip_grad_norm and (self.deepspeed or self.fp16):
+            raise ValueError(
+                f"skip_grad_norm is {self.skip_grad_norm}, but DeepSpeed and fp16's gradient scaler take the step "
+                "themselves: leave it at 0, or train without them in bf16 or fp32"
+            )
         if self.generation_batch_size is None:
             self._check_groups(self.steps_per_generation or self.gradient_accumulation_steps)
         super().__post_init__()
@@ -258,7 +307,7 @@ class TRAPOConfig(GRPOConfig):
         """The guidance that these fields describe: the preset, with the fields that are given put over it."""
         if self.guidance == "none":
             names = ("micro_group_sizes", "prefix_ratios", "thresholds", "threshold_on", "prefix_end",
-                     "trace_of_micro_group", "ratio_start", "ratio_end", "ratio_share")  # fmt: skip
+                     "trace_of_micro_group", "hint_pieces", "ratio_start", "ratio_end", "ratio_share")  # fmt: skip
             overridden = [name for name in names if getattr(self, name) is not None]
             if overridden:
                 raise ValueError(f"guidance='none' ignores {', '.join(overridden)}; use guidance='paper' with them")
@@ -272,6 +321,7 @@ class TRAPOConfig(GRPOConfig):
             "compare": self.threshold_on,
             "prefix_end": self.prefix_end,
             "traces": self.trace_of_micro_group,
+            "pieces": self.hint_pieces,
             "rl_beside_guided": self.rl_beside_guided,
         } | {name: getattr(self, name) for name in ("ratio_start", "ratio_end", "ratio_share")}
         given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if v is not None}
@@ -327,7 +377,7 @@ class TRAPOConfig(GRPOConfig):
         settings = {"stages": list(self.stages), "expert_weight": self.expert_weight, "alpha": None}
         if self.trains_expert_tokens:
             settings |= {name: getattr(self, name) for name in expert.weight_parameters(self.expert_weight)}
-        names = ["expert_coef", "rl_coef", "advantage", "failed_prompts", "temperature"]
+        names = ["expert_coef", "rl_coef", "advantage", "failed_prompts", "temperature", "grader"]
         if "sft" in self.stages:
             names += [f.name for f in fields(TRAPOConfig) if f.name.startswith("sft_")]
         return settings | {n: getattr(self, n) for n in names} | {"guidance": self.micro_groups().settings()}
@@ -357,7 +407,10 @@ class TRAPOConfig(GRPOConfig):
                 f"the SFT stage would have no step: sft_batch_size is {self.sft_batch_size}, sft_epochs "
                 f"{self.sft_epochs}, sft_max_steps {self.sft_max_steps}; make them positive"
             )
-        names = {"template": TEMPLATES, "expert_text": EXPERT_TEXTS, "expert_too_long": TOO_LONG}
+        names = {
+            "template": TEMPLATES, "expert_text": EXPERT_TEXTS, "expert_too_long": TOO_LONG, "grader": GRADERS,
+            "expert_reduction": EXPERT_REDUCTIONS, "entropy_tokens": ENTROPY_TOKENS, "failed_order": FAILED_ORDERS,
+        }  # fmt: skip
         for name, choices in names.items():
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(choices)}")
@@ -418,6 +471,12 @@ class TRAPOConfig(GRPOConfig):
             )
 
     def _check_expert_loss(self) -> None:
+        mean = self.expert_reduction == "tokens" or self.expert_weight == "srft_shaped"
+        if mean and self.loss_type not in TOKEN_MEANS:
+            raise ValueError(
+                f"loss_type {self.loss_type!r} has a denominator per row, which a mean over the expert's tokens cannot "
+                f"stand beside: choose one of {', '.join(TOKEN_MEANS)}, or expert_reduction 'joint'"
+            )
         if self.temperature != 1:
             raise ValueError(
                 f"temperature={self.temperature} would temper p in the expert weight {self.expert_weight!r} too (TRL "
@@ -428,6 +487,17 @@ class TRAPOConfig(GRPOConfig):
                 "mask_truncated_completions hides truncated rows from attention, and with them their expert tokens' "
                 "gradient: switch it off, or use expert_weight 'none'"
             )
+
+    def _spread_updates(self) -> None:
+        """`updates_per_rollout` in TRL's terms: a rollout has that many optimizer steps' micro-batches."""
+        if self.updates_per_rollout == 1:
+            return
+        if self.steps_per_generation is not None or self.generation_batch_size is not None:
+            raise ValueError(
+                f"updates_per_rollout is {self.updates_per_rollout}, but steps_per_generation or generation_batch_size "
+                "says the same in TRL's terms: set one of them"
+            )
+        self.steps_per_generation = self.updates_per_rollout * self.gradient_accumulation_steps
 
     def _check_groups(self, steps_per_generation: int) -> None:
         rank_rows = self.per_device_train_batch_size * steps_per_generation

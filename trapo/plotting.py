@@ -56,6 +56,13 @@ METHOD_COLORS = {
     "srft": "#56B4E9",
     "bread": "#332288",
     "uft": "#7A2A00",
+    "luffy-reference": "#009E73",
+    "hpt-reference": "#882255",
+    "relift-reference": "#E69F00",
+    "prefix-rft-v1-reference": "#CC79A7",
+    "prefix-rft-v2-reference": "#CC79A7",
+    "srft-reference": "#56B4E9",
+    "uft-reference": "#7A2A00",
     "reverse_kl": "#882255",
 }
 METHOD_LABELS = {
@@ -84,6 +91,13 @@ METHOD_LABELS = {
     "srft": "SRFT",
     "bread": "BREAD",
     "uft": "UFT",
+    "luffy-reference": "LUFFY (reference code)",
+    "hpt-reference": "HPT (reference code)",
+    "relift-reference": "ReLIFT (reference code)",
+    "prefix-rft-v1-reference": "Prefix-RFT (reference code, v1)",
+    "prefix-rft-v2-reference": "Prefix-RFT (reference code, v2)",
+    "srft-reference": "SRFT (HPT's code)",
+    "uft-reference": "UFT (reference code)",
     "reverse_kl": "reverse KL (oracle)",
 }
 METHOD_DASHES = {
@@ -101,6 +115,13 @@ METHOD_DASHES = {
     "srft": (0, (1, 1)),
     "bread": (0, (1, 1)),
     "uft": (0, (4, 1.5)),
+    "luffy-reference": (0, (1, 1)),
+    "hpt-reference": (0, (1, 1)),
+    "relift-reference": (0, (6, 1)),
+    "prefix-rft-v1-reference": (0, (4, 1.5, 1, 1.5)),
+    "prefix-rft-v2-reference": (0, (2, 1)),
+    "srft-reference": (0, (2, 1)),
+    "uft-reference": (0, (1, 1)),
     "reverse_kl": (0, (4, 1.5)),
 }
 

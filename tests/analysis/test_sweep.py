@@ -51,7 +51,7 @@ def test_grids():
         "recipe=grpo,prefix_ratios=0+0.2+0.5+1,seed=3",
         ("--recipe", "grpo", "--prefix_ratios", "0", "0.2", "0.5", "1", "--seed", "3"),
     )
-    assert len(sweeps.points(["methods"], [0])) == len(recipe_names()) == 22 and len(
+    assert len(sweeps.points(["methods"], [0])) == len(recipe_names()) == 29 and len(
         sweeps.points(["prefix"], [0])
     ) == len(sweeps.PREFIXES)
 

@@ -72,7 +72,7 @@ def test_an_answer_that_never_ends_costs_one_timeout(grader):
 
 def test_memory_is_limited_in_the_worker():
     code = """
-from trapo.grading_worker import limit_memory
+from trapo.grading.worker import limit_memory
 limit_memory(64)
 bytearray(32 * 2**20)
 try:

@@ -25,14 +25,18 @@ HAND = {
     "prefix_rft": [2, 0, 0, 2],  # A = 2 on the half of the tokens with the highest entropy
     # exp(-H) / 2 + A p, H = (2 + 1 + .5 + 1.5) / 4 = 1.25: exp(-1.25) / 2 = .1432524
     "srft": [1.1432524, 0.3432524, 0.2432524, 0.1632524],
+    # .5 (its coefficient) * 3 (a mean's) * .1432524 = .2148786, and luffy's
+    "srft_shaped": [0.2148786 + 10 / 36, 0.2148786 + 0.5, 0.2148786 + 4 / 9, 0.2148786 + 20 / 121],
     "none": [0, 0, 0, 0],
 }
 
 
 @pytest.mark.parametrize("name", sorted(WEIGHTS))
 def test_weights_by_hand(name):
-    weight = make_weight(name, TRAPOConfig(output_dir="unused", alpha=0.1, gamma=0.1, entropy_share=0.5, use_cpu=True))
-    w = weight(tokens(advantage=torch.tensor([[2.0]]), entropy=torch.tensor([[2.0, 1.0, 0.5, 1.5]])))
+    constants = {"alpha": 0.1, "gamma": 0.1, "entropy_share": 0.5, "supervised_coef": 0.5}
+    weight = make_weight(name, TRAPOConfig(output_dir="unused", use_cpu=True, **constants))
+    known = {"advantage": torch.tensor([[2.0]]), "entropy": torch.tensor([[2.0, 1.0, 0.5, 1.5]]), "mean_scale": 3.0}
+    w = weight(tokens(**known))
     torch.testing.assert_close(w, torch.tensor([HAND[name]], dtype=torch.float32), rtol=1e-5, atol=1e-7)
 
 
@@ -68,6 +72,7 @@ POTENTIALS = {
     # entropy 1 everywhere, A = 2: of five equals the first is taken as the fifth of highest entropy
     "prefix_rft": lambda p: 2 * p.log() * torch.tensor([1.0, 0, 0, 0, 0]),
     "srft": lambda p: 0.5 * math.exp(-1) * p.log() + 2 * p,
+    "srft_shaped": lambda p: 0.5 * math.exp(-1) * p.log() + 2 * p / (p + 0.1),
     "none": lambda p: 0 * p,
 }
 

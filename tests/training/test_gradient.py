@@ -38,13 +38,16 @@ def test_joint_gradient_is_plain_autograd(loss_type, reference, make_model, toke
     assert distance(change, expected) < 1e-4
 
 
-def test_entropy_over_expert_tokens_too(tmp_path, make_model, tokenizer, rows):
-    change = one_step(tmp_path, make_model(), tokenizer, rows, entropy_coef=0.1, entropy_on_expert=True)
+@pytest.mark.parametrize("which", ["trained", "response"])
+def test_entropy_over_expert_tokens_too(which, tmp_path, make_model, tokenizer, rows):
+    arguments = {"entropy_coef": 0.1, "entropy_tokens": which, "update_tokens": 90}
+    arguments["thresholds"] = [-1.0, 2.0, 2.0, 2.0]  # the second micro-group has a twin, whose prefix is not trained
+    change = one_step(tmp_path, make_model(), tokenizer, rows, **arguments)
     prompts = {row["id"]: tokenizer(row["prompt"])["input_ids"] for row in rows}
     arguments = (make_model(), rollouts(tmp_path), prompts, "dr_grpo", trsft)
-    expected = expected_change(*arguments, entropy_coef=0.1, entropy_on_expert=True)
-    assert distance(change, expected) < 1e-4
-    assert distance(change, expected_change(*arguments, entropy_coef=0.1)) > 1e-3  # the case tells the two apart
+    for other in ("own", "trained", "response"):  # the case tells the three apart
+        expected = expected_change(*arguments, entropy_coef=0.1, entropy_tokens=other)
+        assert (distance(change, expected) < 1e-4) == (other == which)
 
 
 @pytest.mark.parametrize(("batch", "accumulation"), [(1, 16), (4, 4), (2, 8)])

@@ -49,6 +49,7 @@ def test_take_cuts_padding_and_nothing_else():
         "completion_ids": torch.tensor([[7, 8, 0], [9, 0, 0], [1, 2, 3]]),
         "tool_mask": torch.ones(3, 3),
         "expert_mask": torch.ones(3, 3),
+        "prefix_mask": torch.ones(3, 3),
         "completion_lengths": torch.tensor([2, 1, 3]),
         "advantages": torch.tensor([1.0, 2.0, 3.0]),
         "num_items_in_batch": torch.tensor(6),
@@ -60,7 +61,8 @@ def test_take_cuts_padding_and_nothing_else():
     assert part["advantages"].tolist() == [2.0, 1.0]
     assert part["num_items_in_batch"] == 6 and part["ref_per_token_logps"] is None
     nothing = blank(part)
-    assert nothing["advantages"].abs().sum() == nothing["tool_mask"].sum() == nothing["expert_mask"].sum() == 0
+    assert nothing["advantages"].abs().sum() == nothing["tool_mask"].sum() == 0
+    assert nothing["expert_mask"].sum() == nothing["prefix_mask"].sum() == 0
     assert nothing["completion_ids"].tolist() == part["completion_ids"].tolist()
 
 
@@ -138,6 +140,7 @@ def test_the_logits_of_a_long_row_never_exist_at_once(tmp_path, make_model, toke
     inputs = {
         "prompt_ids": ids[:, :8], "prompt_mask": ones[:, :8], "completion_ids": ids, "completion_mask": ones,
         "tool_mask": ones, "expert_mask": zeros.long(), "advantages": torch.ones(1), "idle": torch.tensor([False]),
+        "prefix_mask": zeros.long(), "expert_advantages": torch.ones(1), "expert_items": torch.tensor(0),
         "completion_lengths": torch.tensor([2048]), "num_items_in_batch": torch.tensor(2048),
         "entropy_items": torch.tensor(2048), "sampling_per_token_logps": zeros,
     }  # fmt: skip

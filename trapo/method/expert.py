@@ -27,6 +27,7 @@ class ExpertTokens:
         entropy: (B, T) entropy of the policy's next-token distribution, in nats.
         advantage: (B, 1) or (B, T) advantage of the row within its prompt's group.
         progress: share of the training done, in [0, 1].
+        mean_scale: times this, a weight under the RL loss's denominator is a mean over the step's expert tokens.
     """
 
     logp: Tensor
@@ -34,6 +35,7 @@ class ExpertTokens:
     entropy: Tensor | None = None
     advantage: Tensor | None = None
     progress: float = 0.0
+    mean_scale: Tensor | float = 1.0
 
 
 Weight = Callable[[ExpertTokens], Tensor]  # -> (B, T)
@@ -104,11 +106,24 @@ def srft(tokens: ExpertTokens) -> Tensor:
     The entropy is the mean over the row's expert tokens; the RL part is the gradient of advantage * p, the ratio with
     the expert's probability taken as 1, without clipping.
     """
+    return 0.5 * (-_mean_entropy(tokens)).exp() + tokens.advantage * tokens.logp.exp()
+
+
+def srft_shaped(tokens: ExpertTokens, *, gamma: float, supervised_coef: float) -> Tensor:
+    """w = supervised_coef * exp(-entropy) / 2 as a mean over the step's expert tokens, + luffy's: SRFT in HPT's code.
+
+    Source: github.com/TsinghuaC3I/Unify-Post-Training @ae332f5, mix_actor.py, offline_loss_type "srft".
+    """
+    supervised = 0.5 * (-_mean_entropy(tokens)).exp() * tokens.mean_scale
+    return supervised_coef * supervised + luffy(tokens, gamma=gamma)
+
+
+def _mean_entropy(tokens: ExpertTokens) -> Tensor:
+    """(B, 1) the mean entropy over each row's expert tokens, in nats."""
     if tokens.advantage is None or tokens.entropy is None:
-        raise ValueError("the srft weight needs ExpertTokens(advantage=..., entropy=...)")
+        raise ValueError("the srft weights need ExpertTokens(advantage=..., entropy=...)")
     count = tokens.mask.sum(1, keepdim=True).clamp(min=1)
-    entropy = torch.where(tokens.mask.bool(), tokens.entropy, 0.0).sum(1, keepdim=True) / count
-    return 0.5 * (-entropy).exp() + tokens.advantage * tokens.logp.exp()
+    return torch.where(tokens.mask.bool(), tokens.entropy, 0.0).sum(1, keepdim=True) / count
 
 
 def none(tokens: ExpertTokens) -> Tensor:
@@ -117,7 +132,7 @@ def none(tokens: ExpertTokens) -> Tensor:
 
 
 WEIGHTS: dict[str, Callable[..., Tensor]] = {
-    f.__name__: f for f in (sft, trsft, trsft_annealed, dft, luffy, chord, prefix_rft, srft, none)
+    f.__name__: f for f in (sft, trsft, trsft_annealed, dft, luffy, chord, prefix_rft, srft, srft_shaped, none)
 }
 
 

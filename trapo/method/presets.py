@@ -47,20 +47,22 @@ class SampledPrefix(MicroGroups):
 
 @dataclass(frozen=True)
 class AnnealedHint(MicroGroups):
-    """All samples continue a hint of Binomial(n, p) of the trace's n tokens, p falling to nothing (UFT).
+    """All samples continue a hint of Binomial(n, p) of the trace's n pieces, p falling to nothing (UFT).
 
     Attributes:
+        pieces: most pieces, equal shares of the trace's tokens; None: each token is one.
         ratio_start, ratio_end: p at the start and at the end of the annealing.
         ratio_share: share of the training over which p falls; later there are no hints.
         draw: of this prompt and step; set by `at`.
 
-    Source: arXiv 2505.16984, appendix B.
+    Source: arXiv 2505.16984, appendix B; five pieces: github.com/liumy2010/UFT @ad3c8ec, rl_dataset.py.
     """
 
     guides_first: ClassVar[bool] = True
     sizes: tuple[int, ...] = (8,)
     ratios: tuple[float, ...] = (0.95,)
     thresholds: tuple[float, ...] = (ALWAYS,)
+    pieces: int | None = None
     ratio_start: float = 0.95
     ratio_end: float = 0.05
     ratio_share: float = 0.6
@@ -76,8 +78,11 @@ class AnnealedHint(MicroGroups):
         return {name: value for name, value in super().settings().items() if name != "draw"}
 
     def prefix_length(self, ratio: float, trace: Trace) -> int:
-        """The binomial's number for this draw."""
-        return int(np.random.default_rng(int(self.draw * 2**53)).binomial(len(trace.ids), ratio))
+        """The binomial's number of pieces for this draw, in tokens."""
+        length = len(trace.ids)
+        pieces = min(self.pieces or length, length)
+        shown = int(np.random.default_rng(int(self.draw * 2**53)).binomial(pieces, ratio))
+        return round(shown / max(pieces, 1) * length)
 
 
 @dataclass(frozen=True)

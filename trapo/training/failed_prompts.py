@@ -1,7 +1,7 @@
 """Prompts on which every sample failed, kept until there are enough for a step of SFT on their demonstrations (ReLIFT).
 
     for every rollout:      the prompts without a right sample wait
-    at the end of a step:   `failed_prompts` of them make one step of the same optimizer, the oldest first
+    at the end of a step:   `failed_prompts` of them make one step of the same optimizer
 
 The steps of RL are TRL's own and know nothing of this. What waits is in every checkpoint.
 
@@ -53,16 +53,17 @@ class FailedPrompts(TrainerCallback):
     Args:
         trainer: whose model, optimizer and rollouts these are.
         size: demonstrations of one step, over all ranks; a multiple of their number.
+        order: which of them go first, the "oldest" or the "newest" rollout's; within a rollout, in its order.
 
     Raises:
         ValueError: for a size that the ranks cannot share evenly.
     """
 
-    def __init__(self, trainer: Imitator, size: int):
+    def __init__(self, trainer: Imitator, size: int, order: str = "oldest"):
         ranks = trainer.accelerator.num_processes
         if size % ranks:
             raise ValueError(f"failed_prompts is {size}: it must be a multiple of the {ranks} processes")
-        self.trainer, self.size = trainer, size
+        self.trainer, self.size, self.order = trainer, size, order
         self.waiting: list[Waiting] = []
 
     def take(self, rows: Sequence[Row]) -> None:
@@ -74,11 +75,12 @@ class FailedPrompts(TrainerCallback):
                 shown = samples[0].group
                 if trace := self.trainer.first_trace(shown.columns):
                     mine.append((f"{shown.prompt_id}:0", list(shown.prompt_ids), list(trace.ids)))
-        self.waiting += gather_object(mine)
+        new = gather_object(mine)
+        self.waiting = new + self.waiting if self.order == "newest" else self.waiting + new
 
     def on_step_end(self, args, state, control, **kwargs):
-        """As many steps of SFT as there are demonstrations for."""
-        while len(self.waiting) >= self.size:
+        """A step of SFT, if there are demonstrations enough for one; the rest waits for the next step of RL."""
+        if len(self.waiting) >= self.size:
             now, self.waiting = self.waiting[: self.size], self.waiting[self.size :]
             self.step(now)
 

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config import TOKEN_MEANS
+from ..method.advantage import FACTORS
 from ..method.expert import ExpertTokens, expert_loss
 from ..rollout.types import Row
 
@@ -14,11 +16,19 @@ class JointLoss:
 
     loss = rl_coef * policy loss + expert_coef * expert loss - entropy_coef * entropy. All three have one denominator
     for the whole optimizer step, so that the gradient does not depend on the split into micro-batches or ranks.
+    `expert_reduction` "tokens" gives the expert loss one of its own, as global as theirs.
     """
+
+    _part: dict[str, Any] | None = None  # what TRL's loss is being computed of
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         self._forward = result[:2]
+        factor = FACTORS.get(self.args.advantage)
+        if factor is not None and self._part is not None:  # TRL reads the advantages after this forward
+            own_mask = self._part["completion_mask"] * self._part["tool_mask"]
+            entropy = (result[1].detach() * own_mask).sum(1) / own_mask.sum(1).clamp(min=1)
+            self._part["advantages"] = self._part["advantages"] * factor(self._part["advantages"], entropy)
         return result
 
     def compute_loss(self, model, inputs: dict[str, Any], return_outputs=False, num_items_in_batch=None) -> Tensor:
@@ -32,21 +42,24 @@ class JointLoss:
         """The joint loss of a part of a micro-batch; its graph is of one forward."""
         expert_mask = inputs["expert_mask"]  # (B, T)
         own_mask = inputs["completion_mask"] * inputs["tool_mask"]  # (B, T)
-        advantages = inputs["advantages"][:, None]  # (B, 1)
+        self._part = dict(inputs)
         if self.loss_type in ("grpo", "sapo"):  # a mean per row: the row's denominator counts its expert tokens too
             own, trained = own_mask.sum(1), (own_mask + expert_mask).sum(1)
-            inputs = inputs | {"advantages": inputs["advantages"] * own / trained.clamp(min=1)}
+            self._part["advantages"] = inputs["advantages"] * own / trained.clamp(min=1)
         # Means over rows are of the part's rows, but belong to the whole micro-batch.
         share = 1.0 if self.loss_type in ("cispo", "dapo", "vespo") else inputs["share"]
-        loss = self.args.rl_coef * share * super()._compute_loss(model, inputs)
-        (logp, entropy), self._forward = self._forward, None
+        loss = self.args.rl_coef * share * super()._compute_loss(model, self._part)
+        (logp, entropy), self._forward, self._part = self._forward, None, None
         if inputs.get("old_per_token_logps") is None:  # the first pass: engine and training model are the same policy
             gap = (logp.detach() - inputs["sampling_per_token_logps"]).abs() * own_mask
             self._means[self._mode].add("sampling/logp_difference", gap.sum().item(), own_mask.sum().item())
         accumulation = self.current_gradient_accumulation_steps if self.model.training else 1
         if self.args.trains_expert_tokens:
-            tokens = ExpertTokens(logp, expert_mask, entropy.detach(), advantages, self._progress())
+            scale, advantages = self._mean_scale(inputs), inputs["expert_advantages"][:, None]  # (B, 1)
+            tokens = ExpertTokens(logp, expert_mask, entropy.detach(), advantages, self._progress(), scale)
             per_token, w = expert_loss(tokens, self._weight)
+            if self.args.expert_reduction == "tokens":
+                per_token = per_token * scale
             reduced = self._reduce(per_token, own_mask + expert_mask, inputs) / accumulation
             loss = loss + self.args.expert_coef * share * reduced
             alpha = self.args.alpha if self.args.expert_weight == "trsft" else None
@@ -54,7 +67,8 @@ class JointLoss:
             if "row" in inputs and self.model.training:  # there is none in a batch made by hand
                 self._note_prefixes([self._rows[i] for i in inputs["row"].tolist()], tokens, w)
         if self.entropy_coef or self.use_adaptive_entropy:
-            mask = own_mask + expert_mask if self.args.entropy_on_expert else own_mask
+            experts = {"own": 0, "trained": expert_mask, "response": inputs["prefix_mask"]}
+            mask = own_mask + experts[self.args.entropy_tokens]
             bonus = (entropy * mask).sum() / self._per_window(inputs["entropy_items"])
             if not self.use_adaptive_entropy or self._last_world_entropy <= self.args.entropy_target:
                 loss = loss - self.entropy_coef * bonus / accumulation
@@ -88,6 +102,19 @@ class JointLoss:
         if self.loss_type == "luspo":
             return per_token.sum(1).mean()
         return per_token.sum() / self._per_window(inputs["num_items_in_batch"])
+
+    def _mean_scale(self, inputs: dict[str, Any]) -> Tensor | float:
+        """What a sum over tokens is multiplied by so that `_reduce` makes it a mean over the step's expert tokens.
+
+        1 for the loss types that have a denominator per row.
+        """
+        if self.loss_type == "dr_grpo":
+            joint = len(inputs["expert_mask"]) / inputs["share"] * self.max_completion_length
+        elif self.loss_type in TOKEN_MEANS:
+            joint = self._per_window(inputs["num_items_in_batch"])
+        else:
+            return 1.0
+        return joint / self._per_window(inputs["expert_items"])
 
     def _per_window(self, items: Tensor) -> Tensor:
         """Tokens of the generation batch on all ranks to tokens per micro-batch and rank, on average."""

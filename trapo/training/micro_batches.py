@@ -78,7 +78,7 @@ def take(inputs: dict[str, Any], rows: list[int]) -> dict[str, Any]:
 
 def blank(part: dict[str, Any]) -> dict[str, Any]:
     """A part without any gradient, for a rank that has no more to do while others, and their collectives, go on."""
-    zeros = {name: torch.zeros_like(part[name]) for name in ("advantages", "tool_mask", "expert_mask")}
+    zeros = {n: torch.zeros_like(part[n]) for n in ("advantages", "tool_mask", "expert_mask", "prefix_mask")}
     return part | zeros
 
 

@@ -37,7 +37,7 @@ from ..config import TRAPOConfig
 from ..data.tokens import apply_template
 from ..data.traces import TraceTokenizer
 from ..grading.grader import Grader
-from ..method.advantage import ADVANTAGES
+from ..method.advantage import ADVANTAGES, Groups
 from ..method.guidance import Trace, no_guidance
 from ..rollout.engines.base import Sampling
 from ..rollout.engines.weights import Engines
@@ -104,7 +104,8 @@ class TRAPOTrainer(JointLoss, MicroBatchLoss, GRPOTrainer):
         self.guidance = args.micro_groups()
         self.grader = None
         if reward_funcs is None:
-            reward_funcs = self.grader = Grader(args.grader_workers, args.grader_cpu_seconds, args.grader_memory_mb)
+            limits = args.grader_workers, args.grader_cpu_seconds, args.grader_memory_mb
+            reward_funcs = self.grader = Grader(*limits, rule=args.grader)
         self._weight = args.expert_weight_function()
         self._rows: list[Row] = []  # this rank's samples of the rollout that TRL is processing
         self._inputs: list[dict[str, Any]] = []  # the dataset rows behind them
@@ -142,7 +143,7 @@ class TRAPOTrainer(JointLoss, MicroBatchLoss, GRPOTrainer):
         fit_tiles(self.accelerator.device)
         self._step_entropy = torch.zeros((), device=self.accelerator.device)
         self._means = {mode: Means(self.accelerator) for mode in ("train", "eval")}
-        self.failed = FailedPrompts(self, args.failed_prompts) if args.failed_prompts else None
+        self.failed = FailedPrompts(self, args.failed_prompts, args.failed_order) if args.failed_prompts else None
         if self.failed is not None:
             self.add_callback(self.failed)
         self.recorder = RunRecorder(
@@ -179,15 +180,18 @@ class TRAPOTrainer(JointLoss, MicroBatchLoss, GRPOTrainer):
         lengths = torch.tensor([len(row.prefix_ids) for row in self._rows], device=output["completion_mask"].device)
         columns = torch.arange(output["completion_mask"].shape[1], device=lengths.device)
         prefix = output["completion_mask"] * (columns < lengths[:, None])  # (B, T)
-        output["advantages"] = self._own_advantages(output["advantages"])
+        output["advantages"], output["expert_advantages"] = self._own_and_expert_advantages(output["advantages"])
         trained = torch.tensor([row.plan.expert for row in self._rows], device=prefix.device)
         if not self.args.trains_expert_tokens:
             trained = torch.zeros_like(trained)
         output["expert_mask"] = prefix * trained[:, None]
-        own, expert = output["num_items_in_batch"], self.accelerator.gather(output["expert_mask"].sum()).sum()
+        output["prefix_mask"] = prefix
+        shown = self.accelerator.gather(torch.stack([output["expert_mask"].sum(), prefix.sum()])[None]).sum(0)
         # Tokens of the whole generation batch on all ranks; TRL rescales the first to one optimizer step.
-        output["num_items_in_batch"] = own + expert
-        output["entropy_items"] = own + expert if self.args.entropy_on_expert else own
+        own, (expert, prefixes) = output["num_items_in_batch"], shown
+        output["num_items_in_batch"] = own + expert if self.args.expert_reduction == "joint" else own
+        output["expert_items"] = expert
+        output["entropy_items"] = own + {"own": 0, "trained": expert, "response": prefixes}[self.args.entropy_tokens]
         output["completion_lengths"] = torch.tensor(
             [len(row.completion_ids) for row in self._rows], device=prefix.device
         )
@@ -195,7 +199,7 @@ class TRAPOTrainer(JointLoss, MicroBatchLoss, GRPOTrainer):
         output["idle"] = without_gradient(
             output["advantages"],
             output["completion_mask"] * output["tool_mask"],
-            output["expert_mask"],
+            prefix if self.entropy_coef and self.args.entropy_tokens == "response" else output["expert_mask"],
             kl_or_entropy=bool(self.beta or self.entropy_coef or self.use_adaptive_entropy),
             router=self.aux_loss_enabled,
         )
@@ -215,13 +219,15 @@ class TRAPOTrainer(JointLoss, MicroBatchLoss, GRPOTrainer):
                 self.failed.take(self._rows)
         return output
 
-    def _own_advantages(self, advantages: Tensor) -> Tensor:
-        """The advantages (B,) by the method's rule, where there are own tokens."""
-        own = advantages.new_tensor([len(row.own_ids) for row in self._rows])
-        surprise = advantages.new_tensor([-sum(row.own_logprobs) for row in self._rows])
-        rewards = advantages.new_tensor([row.reward for row in self._rows])
-        found = ADVANTAGES[self.args.advantage](rewards, advantages, surprise / own.clamp(min=1))
-        return torch.where(own > 0, found, advantages)
+    def _own_and_expert_advantages(self, advantages: Tensor) -> tuple[Tensor, Tensor]:
+        """The advantages (B,) of own and of the expert's tokens by the method's rule, from TRL's."""
+        size = self.num_generations if self._mode == "train" else self.num_generations_eval
+        rewards = advantages.new_tensor([row.reward for row in self._rows]).view(-1, size)
+        guided = torch.tensor([bool(row.prefix_ids) for row in self._rows], device=advantages.device).view(-1, size)
+        groups = Groups(rewards, guided, advantages.view(-1, size))
+        own, expert = (found.reshape(-1) for found in ADVANTAGES[self.args.advantage](groups))
+        drawn = torch.tensor([bool(row.own_ids) for row in self._rows], device=advantages.device)
+        return torch.where(drawn, own, expert), expert
 
     def _rollout(self, prompts: list, trainer: GRPOTrainer) -> dict[str, list]:
         """TRL's `rollout_func`: draws all groups of this rank; prompts come repeated, a group's samples in a row."""
@@ -338,6 +344,16 @@ class TRAPOTrainer(JointLoss, MicroBatchLoss, GRPOTrainer):
         """Log-probabilities (B, last) of the last tokens of `ids` (B, L), in TRL's way: in chunks, with their graph."""
         logps, *_ = self._get_per_token_logps_and_entropies(model, ids, mask, last)
         return logps
+
+    def _get_grad_norm(self, model, grad_norm=None) -> float | None:
+        """As in transformers; a step whose norm is above `skip_grad_norm` loses its gradient, so that nothing moves."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        if self.args.skip_grad_norm:
+            skipped = norm > self.args.skip_grad_norm
+            self._means["train"].add("update/skipped_steps", float(skipped))
+            if skipped:
+                self.optimizer.zero_grad()
+        return norm
 
     def _progress(self) -> float:
         return self.state.global_step / max(self.state.max_steps, 1)
