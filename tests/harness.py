@@ -90,6 +90,14 @@ def idle_step(path, batch):
     return one_step(path, conftest.new_model(), conftest.new_tokenizer(), rows, batch=batch, **arguments)
 
 
+def tokens_step(path, batch):
+    """A step whose expert loss is a mean over the step's expert tokens, and whose entropy is of whole responses."""
+    import conftest
+
+    fields = {"expert_reduction": "tokens", "entropy_coef": 0.01, "entropy_tokens": "response", "update_tokens": 90}
+    return one_step(path, conftest.new_model(), conftest.new_tokenizer(), conftest.ROWS, "dapo", batch=batch, **fields)
+
+
 def rollouts(path):
     """The run's samples, as its folder has them."""
     return [json.loads(line) for line in (Path(path) / "rollouts.jsonl").read_text().splitlines()]
@@ -150,6 +158,7 @@ if __name__ == "__main__":
             num_generations_eval=1,
             update_tokens=90,  # the ranks' rows fall into different numbers of parts
         )
+    changes["tokens"] = tokens_step(out / "two-tokens", batch=8)
     # One rank has a group without any gradient.
     changes["idle"] = idle_step(out / "two-idle", batch=8)
     if os.environ["RANK"] == "0":

@@ -10,6 +10,7 @@ from slow import ClockEngine, SlowJudge, groups, reward_of, sample_of
 from trapo.config import SCHEDULES, TRAPOConfig
 from trapo.method.guidance import Trace
 from trapo.method.presets import PRESETS, AnnealedHint, SampledPrefix, ShortestPrefix, cosine
+from trapo.recipe import load_recipe
 from trapo.rollout.engines.base import Request
 from trapo.rollout.scheduler import Rollout, sample_seed
 from trapo.rollout.types import Row
@@ -40,6 +41,29 @@ def test_a_hint_is_binomial_and_ends():
     assert "draw" not in AnnealedHint().at(0.3, 0.25).settings()
 
 
+def test_a_hint_of_five_pieces_is_of_fifths_and_often_all_or_nothing():
+    """UFT's code: a whole solution in p^5 of the prompts, nothing in (1 - p)^5, at p of steps 1, 75, 225 of 300."""
+    n = 4000
+
+    def shares(step):
+        hint = AnnealedHint(pieces=5, ratio_share=1.0)
+        plans = [hint.at(step / 300, draw / n).plan([None] * 8, [TRACE])[0] for draw in range(n)]
+        return Counter(plan.length for plan in plans)
+
+    first, quarter, late = shares(1), shares(75), shares(225)
+    assert set(first) | set(quarter) | set(late) == {0, 4, 8, 12, 16, 20}
+    assert first[20] / n == pytest.approx(0.95**5, abs=0.02)  # .774
+    p = 0.05 + 0.45 * (1 + np.cos(np.pi / 4))  # .818, and 1 - p at step 225
+    assert quarter[20] / n == pytest.approx(p**5, abs=0.03) == late[0] / n  # .367
+    assert shares(300) == {0: n}
+    short = Trace(tuple(range(3)))  # as many pieces as there are
+    lengths = {AnnealedHint(pieces=5).at(0.3, i / 50).plan([None] * 8, [short])[0].length for i in range(50)}
+    assert lengths == {0, 1, 2, 3}
+    uneven = Trace(tuple(range(12)))  # rounded as the code does: 2.4, 4.8, 7.2, 9.6
+    lengths = {AnnealedHint(pieces=5).at(0.3, i / 200).plan([None] * 8, [uneven])[0].length for i in range(200)}
+    assert lengths == {0, 2, 5, 7, 10, 12}
+
+
 def test_the_search_halves_what_failed_and_what_succeeded():
     plan = ShortestPrefix().plan
     lengths = lambda rewards: [p and p.length for p in plan(rewards, [TRACE])][4:]  # noqa: E731
@@ -64,6 +88,23 @@ def test_without_rl_beside_it_a_guided_prompt_is_left_to_the_experts_loss():
     assert [p.rl for p in solved] == [True] * 8 and solved[7].length == 0
 
 
+def test_hpts_gates():
+    """Switched if none of the 7 is right; with Llama's gate, 2 of 8, as long as at most 2 of the 7 are."""
+    hpt = TRAPOConfig(output_dir="unused", use_cpu=True, **load_recipe("hpt-reference")).micro_groups()
+    llama = TRAPOConfig(output_dir="unused", use_cpu=True, **load_recipe("hpt-reference") | {"thresholds": [-1, 0.36]})
+
+    def switched(groups):
+        found = []
+        for right in range(8):
+            plans = groups.plan([1.0] * right + [0.0] * (8 - right), [TRACE])
+            assert plans[7].rl == (plans[7].length == 0) == all(plan.rl for plan in plans)
+            found.append(plans[7].length > 0)
+        return found
+
+    assert switched(hpt) == [True] + [False] * 7
+    assert switched(llama.micro_groups()) == [True] * 3 + [False] * 5
+
+
 @pytest.mark.parametrize(
     "fields, message",
     [
@@ -72,6 +113,16 @@ def test_without_rl_beside_it_a_guided_prompt_is_left_to_the_experts_loss():
         ({"guidance": "none", "expert_weight": "none", "ratio_end": 0.5}, "guidance='none' ignores ratio_end"),
         ({"advantage": "mine"}, "advantage 'mine' is unknown"),
         ({"entropy_share": 0.0}, "entropy_share is 0.0"),
+        ({"hint_pieces": 5}, "guidance 'paper' has no pieces"),
+        ({"guidance": "annealed-hint", "hint_pieces": 0}, "hint_pieces is 0, but must be at least 1"),
+        ({"grader": "lufy"}, "grader 'lufy' is unknown; choose one of own, reference, luffy"),
+        ({"expert_reduction": "rows"}, "expert_reduction 'rows' is unknown; choose one of joint, tokens"),
+        ({"expert_reduction": "tokens", "loss_type": "grpo"}, "loss_type 'grpo' has a denominator per row"),
+        ({"entropy_tokens": "all"}, "entropy_tokens 'all' is unknown; choose one of own, trained, response"),
+        ({"failed_order": "last"}, "failed_order 'last' is unknown; choose one of oldest, newest"),
+        ({"updates_per_rollout": 0}, "updates_per_rollout is 0, but must be at least 1"),
+        ({"updates_per_rollout": 2, "steps_per_generation": 2}, "updates_per_rollout is 2, but steps_per_generation"),
+        ({"skip_grad_norm": -1.0}, "skip_grad_norm is -1.0, but must not be negative"),
     ],
 )
 def test_what_a_guidance_does_not_have_is_refused(fields, message):

@@ -1,4 +1,7 @@
-"""Every recipe's first step against its paper's objective, written out here a second time and left to autograd."""
+"""Every recipe's first step against its paper's objective, written out here a second time and left to autograd.
+
+Recipes that follow the originals' code are in test_originals.py.
+"""
 
 import json
 from collections import defaultdict
@@ -8,6 +11,7 @@ import pytest
 import torch
 from datasets import Dataset
 from harness import distance, one_step, rollouts
+from test_originals import ORIGINALS
 
 from trapo import TRAPOConfig, TRAPOTrainer
 from trapo.recipe import load_recipe, recipe_names
@@ -25,20 +29,17 @@ EXPERT_OBJECTIVE = {
     "micro-groups-luffy": lambda p, a: a * p / (p + GAMMA),  # the off-policy ratio of LUFFY's code, shaped
     "luffy": lambda p, a: a * p / (p + GAMMA),
     "micro-groups-chord": lambda p, a: p - p**2 / 2,  # its derivative in log p is p (1 - p)
-    "chord": lambda p, a: 0.1 * (p - p**2 / 2),
 } | dict.fromkeys(("micro-groups", "grpo", "grpo-hot", "grpo-entropy"), lambda p, a: 0 * p)
-EXPERT_OBJECTIVE["trapo-reference"] = EXPERT_OBJECTIVE["trapo"]
 EXPERT_OBJECTIVE |= {"hpt": lambda p, a: p.log(), "bread": lambda p, a: 0 * p, "uft": lambda p, a: 0.008 * p.log()}
 # The same where the entropy h of the policy at the token counts too, as a constant.
 ENTROPY_OBJECTIVE = {
     "srft": lambda p, a, h: 0.5 * torch.exp(-h.mean()) * p.log() + a * p,
     "prefix-rft": lambda p, a, h: a * p.log()[h.argsort(descending=True)[: -(-len(h) // 5)]],
 }
-DEMONSTRATIONS_APART = ("dft", "chord")  # not in the group's mean
-RL_COEF = {"chord": 0.9}
-ENTROPY = {"luffy": (0.001, False), "trapo-reference": (0.001, True)}
+DEMONSTRATIONS_APART = ("dft",)  # not in the group's mean
+ENTROPY = {"luffy": 0.0001}
 TEMPERATURE = {"grpo-hot": 1.2}
-RL_RECIPES = sorted(set(recipe_names()) - {"sft", "sft-then-rl", "grpo-clip-higher", "relift"})
+RL_RECIPES = sorted(set(recipe_names()) - {"sft", "sft-then-rl", "grpo-clip-higher", "relift", *ORIGINALS})
 MAX_LENGTH = 24
 
 
@@ -69,7 +70,6 @@ def objective_gradient(model, tokenizer, samples, name):
     """The gradient of the recipe's objective over all samples, row by row, without padding."""
     prompts = {row["id"]: tokenizer(row["prompt"])["input_ids"] for row in conftest.ROWS}
     advantage = advantages(samples, name in DEMONSTRATIONS_APART)
-    coef, on_expert = ENTROPY.get(name, (0.0, False))
     total, entropies, tokens = 0.0, 0.0, 0
     for s in samples:
         prompt, prefix, own = prompts[s["prompt_id"]], s["prefix_ids"], s["own_ids"]
@@ -81,17 +81,18 @@ def objective_gradient(model, tokenizer, samples, name):
         a, n = advantage[s["prompt_id"], s["sample"]], len(prefix)
         mine = a
         if name == "srft":
-            mine = 0.1 * torch.exp(-token_logp[n:].detach().mean()) if s["reward"] else -1.0
+            a = a / (torch.tensor([t["reward"] for t in samples if t["prompt_id"] == s["prompt_id"]]).std() + 1e-4)
+            mine = 0.1 * torch.exp(entropy[n:].detach().mean()) if s["reward"] else -1.0
         if name == "hpt" and any(t["prefix_ids"] for t in samples if t["prompt_id"] == s["prompt_id"]):
             mine = 0.0
-        total = total + RL_COEF.get(name, 1.0) * mine * token_logp[n:].sum()
-        first = n if on_expert and s["expert_loss"] else 0
+        total = total + mine * token_logp[n:].sum()
+        first = n if name == "luffy" and s["expert_loss"] else 0
         entropies, tokens = entropies + entropy[n - first :].sum(), tokens + len(own) + first
         if s["expert_loss"] and name in ENTROPY_OBJECTIVE:
             total = total + ENTROPY_OBJECTIVE[name](token_logp[:n].exp(), a, entropy[:n].detach()).sum()
         elif s["expert_loss"]:
             total = total + EXPERT_OBJECTIVE[name](token_logp[:n].exp(), a).sum()
-    objective = total / (len(samples) * MAX_LENGTH) + coef * entropies / tokens
+    objective = total / (len(samples) * MAX_LENGTH) + ENTROPY.get(name, 0.0) * entropies / tokens
     parameters = dict(model.named_parameters())
     gradients = torch.autograd.grad(objective, list(parameters.values()))
     return dict(zip(parameters, gradients, strict=True))

@@ -68,6 +68,25 @@ def test_only_prompts_without_a_right_sample_wait(tmp_path, tokenizer):
     assert (prompt and trace[-1] == tokenizer.eos_token_id) or len(trace) == 24
 
 
+@pytest.mark.parametrize("order, steps", [("oldest", ["abc", "def", "ghi"]), ("newest", ["abc", "efg", "ihd"])])
+def test_which_of_the_waiting_go_first(order, steps, monkeypatch):
+    """Rollouts abcd, efg, hi..., three a step: one step after each, the rest waits."""
+    from types import SimpleNamespace
+
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(num_processes=1),
+        first_trace=lambda columns: SimpleNamespace(ids=(1,)),
+    )
+    waiting, taken = failed.FailedPrompts(trainer, 3, order), []
+    monkeypatch.setattr(waiting, "step", lambda found: taken.append("".join(name[0] for name, _, _ in found)))
+    monkeypatch.setattr(failed, "gather_object", lambda found: found)
+    for rollout in ("abcd", "efg", "ih" if order == "newest" else "hi"):
+        groups = [SimpleNamespace(prompt_id=name, prompt_ids=(0,), columns={}) for name in rollout]
+        waiting.take([SimpleNamespace(group=group, reward=0.0) for group in groups])
+        waiting.on_step_end(None, None, None)
+    assert taken == steps
+
+
 @pytest.mark.parametrize("batch, accumulation", [(8, 2), (4, 4)])
 def test_the_split_does_not_matter(batch, accumulation, tmp_path, tokenizer):
     changes = [

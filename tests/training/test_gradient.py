@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from harness import distance, expected_change, idle_step, one_step, rollouts
+from harness import distance, expected_change, idle_step, one_step, rollouts, tokens_step
 from places import TESTS
 
 from trapo.config import SPLIT_INVARIANT_LOSSES
@@ -72,6 +72,7 @@ def test_two_ranks_have_the_gradient_of_one(reference, tmp_path):
             s["seed"] for s in rollouts(reference[kind][1])
         )
         assert distance(changes[kind], reference[kind][0]) < 2e-5
+    assert distance(changes["tokens"], tokens_step(tmp_path / "one-tokens", batch=16)) < 2e-5
     assert distance(changes["idle"], idle_step(tmp_path / "one-idle", batch=16)) < 2e-5
     skipped = json.loads((tmp_path / "two-idle" / "metrics.jsonl").read_text().splitlines()[0])["update/skipped_rows"]
     assert skipped == 0.5
