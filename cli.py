@@ -187,6 +187,9 @@ def evaluate(
     template: Annotated[
         str, typer.Option(help="tokenizer, reference (TRAPO's training), reference-eval (the papers' evaluation), raw.")
     ] = "tokenizer",
+    grader: Annotated[
+        str, typer.Option(help="own, reference (TRAPO's training reward) or luffy (LUFFY's: behind </think> only).")
+    ] = "own",
     seed: Annotated[int, typer.Option(help="Of the samples and of the choices' order.")] = 0,
     engine: Annotated[str, typer.Option(help="auto, torch, vllm, or server with --base-url.")] = "auto",
     base_url: Annotated[str | None, both("base-url", help="An OpenAI-compatible server: http://HOST:PORT/v1.")] = None,
@@ -202,7 +205,8 @@ def evaluate(
         if (bench is None) == (regrade is None):
             raise ValueError("give --bench, such as --bench aime24,math500; or --regrade DIR, without it")
         given = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]
-        if regrade is not None and (others := [f"--{n.replace('_', '-')}" for n in given if n != "regrade"]):
+        others = [f"--{n.replace('_', '-')}" for n in given if n not in ("regrade", "grader")]
+        if regrade is not None and others:
             raise ValueError(f"--regrade {regrade} only grades again what was drawn: leave out {', '.join(others)}")
         os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars of libraries, before these are loaded
         from trapo_evals import evaluate as evaluation
@@ -211,14 +215,14 @@ def evaluate(
         from trapo_evals.sources import register_world
 
         if regrade is not None:
-            evaluation.regrade(EvalFolder(regrade), Console())
+            evaluation.regrade(EvalFolder(regrade), Console(), grader if "grader" in given else None)
             return
         made = job_maker()
         model = made.model_path(model or str(newest_run(Path("runs"))))
         register_world(made.world, model)
         settings = evaluation.Settings(
             bench, model, data_dir, samples, limit, temperature, top_p, top_k, min_p, max_tokens, template, seed,
-            engine, base_url, dtype,
+            engine, base_url, dtype, grader,
         )  # fmt: skip
         with interruptible("what was drawn is kept: the same command goes on"):
             evaluation.evaluate(settings, out, Console(), slots=slots, dry_run=dry_run)

@@ -14,7 +14,7 @@ from trapo.terminal import Console
 
 from . import benchmarks
 from .benchmarks import Question
-from .folder import EvalFolder
+from .folder import MAY_CHANGE, EvalFolder
 from .journal import digest
 from .live import Live
 from .models import Model, content, end_tokens, locate, resolve, starter
@@ -45,13 +45,15 @@ class Settings:
     engine: str = "auto"
     base_url: str | None = None
     dtype: str = "auto"
+    grader: str = "own"
 
     def check(self) -> None:
         """ValueError, naming the value and the remedy."""
-        from trapo.config import TEMPLATES
+        from trapo.config import GRADERS, TEMPLATES
 
         for name, given, known in (
             ("template", self.template, TEMPLATES),
+            ("grader", self.grader, GRADERS),
             ("engine", self.engine, ("auto", "torch", "vllm", "server")),
             ("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16")),
         ):
@@ -169,19 +171,30 @@ def evaluate(
     with folder.begin(record):
         folder.write_lines("questions.jsonl", job.questions())
         total = sum(len(bench.docs) * bench.samples for bench in benches)
-        with job, Live(total, job.gold, shared(), console) as live:
+        with job, Live(total, job.gold, shared(settings.grader), console) as live:
             lm_eval_results = job.draw(folder, live)
         finish(folder, record | {"lm_eval": lm_eval_results}, console)
     return folder
 
 
-def regrade(folder: EvalFolder, console: Console) -> None:
+def regrade(folder: EvalFolder, console: Console, grader: str | None = None) -> None:
     """Grade a finished or unfinished evaluation's samples again, with the grader of today; draws nothing.
+
+    Args:
+        folder: the evaluation's.
+        console: to print to.
+        grader: by another of `GRADERS` than before.
 
     Raises:
         ValueError: it is not there, or samples are missing.
     """
     record = folder.record()
+    if grader is not None:
+        from trapo.config import GRADERS
+
+        if grader not in GRADERS:
+            raise ValueError(f"--grader {grader}: choose from {', '.join(GRADERS)}")
+        record["settings"]["grader"] = grader
     with folder.begin(record):
         finish(folder, record | {"graded again": _environment()}, console)
 
@@ -200,7 +213,9 @@ def finish(folder: EvalFolder, record: dict[str, Any], console: Console) -> None
             if missing := [key for key in wanted if key not in drawn]:
                 raise ValueError(f"{folder.path} lacks samples, such as {missing[0]}: run its command again")
             rows.append((question["id"], question["answer"], [drawn[key] for key in wanted]))
-        graded = grade(benchmarks.BENCHMARKS[name].kind, rows, shared())
+        graded = grade(
+            benchmarks.BENCHMARKS[name].kind, rows, shared(), shared(record["settings"].get("grader", "own"))
+        )
         results[name] = score(graded, record["settings"]["seed"])
         lines += [line for question in graded for line in question.lines(name)]
     folder.write_lines("graded.jsonl", lines)
@@ -344,7 +359,7 @@ class Job:
 
 
 def _default_folder(settings: Settings, model: Model) -> Path:
-    fixed = {k: v for k, v in asdict(settings).items() if k not in ("samples", "limit", "base_url")}
+    fixed = {k: v for k, v in asdict(settings).items() if k not in MAY_CHANGE}
     name = f"{model.label}-{settings.bench.replace(',', '+')}-{digest(fixed, size=3)}"
     return Path("evaluations") / name
 

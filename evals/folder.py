@@ -19,7 +19,7 @@ from trapo.redact import redacted_values
 
 from .journal import Journal, digest
 
-MAY_CHANGE = ("samples", "limit", "base_url")  # settings without which what was drawn stays valid
+MAY_CHANGE = ("samples", "limit", "base_url", "grader")  # settings without which what was drawn stays valid
 
 
 class EvalFolder:

@@ -92,7 +92,10 @@ def warnings(results: dict[str, dict[str, Any]]) -> list[str]:
 def title(record: dict[str, Any]) -> str:
     """The model, its alpha, and how it was sampled."""
     s, model = record["settings"], record["model"]
-    return f"{model['label']}, {_alpha(model['alpha'])}; T {s['temperature']:g}, top-p {s['top_p']:g}, {s['template']}"
+    rule = s.get("grader", "own")
+    graded = "" if rule == "own" else f"; grader {rule}"
+    how = f"T {s['temperature']:g}, top-p {s['top_p']:g}, {s['template']}{graded}"
+    return f"{model['label']}, {_alpha(model['alpha'])}; {how}"
 
 
 def number(value: float | None) -> str:

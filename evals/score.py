@@ -58,24 +58,29 @@ class Graded:
             }
 
 
-def grade(kind: str, rows: Sequence[tuple[str, str, list[Record]]], verdicts: Verdicts) -> list[Graded]:
+def grade(
+    kind: str, rows: Sequence[tuple[str, str, list[Record]]], verdicts: Verdicts, by: Verdicts | None = None
+) -> list[Graded]:
     """Questions with their samples' verdicts.
 
     Args:
         kind: the benchmark's.
         rows: id, gold answer and records of each question.
-        verdicts: gives them.
+        verdicts: gives them, and says which answers are the same.
+        by: gives the statuses instead, by another rule.
     """
+    by = by or verdicts
     papers = kind != "world"  # no paper has graded the built-in world
     for _, gold, records in rows:  # all at once, so that no worker waits
         for record in records:
-            verdicts.ask(kind, record["text"], gold)
+            by.ask(kind, record["text"], gold)
             if papers:
                 verdicts.ask(kind, record["text"], gold, reference=True)
     classes = verdicts.classes([(kind, gold, [record["text"] for record in records]) for _, gold, records in rows])
 
     def statuses(gold, records, reference):
-        return [verdicts.status(kind, record["text"], gold, reference) for record in records]
+        grader = verdicts if reference else by
+        return [grader.status(kind, record["text"], gold, reference) for record in records]
 
     return [
         Graded(
@@ -85,7 +90,7 @@ def grade(kind: str, rows: Sequence[tuple[str, str, list[Record]]], verdicts: Ve
             statuses(gold, records, False),
             statuses(gold, records, True) if papers else None,
             found,
-            sum(verdicts.late(record["text"], gold) for record in records),
+            sum(by.late(record["text"], gold) for record in records),
         )
         for (id, gold, records), found in zip(rows, classes, strict=True)
     ]

@@ -105,9 +105,9 @@ class Verdicts:
 
 
 @cache
-def shared() -> Verdicts:
-    """One for the whole process: its workers take seconds to start."""
-    grader = Grader()
+def shared(rule: str = "own") -> Verdicts:
+    """One for the whole process for each of the grader's rules: its workers take seconds to start."""
+    grader = Grader(rule=rule)
     atexit.register(grader.close)
     return Verdicts(grader)
 

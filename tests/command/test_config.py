@@ -131,6 +131,11 @@ INPUT_ERRORS = [
     (lambda d: d.add_column("image", ["x"] * len(d)), {}, "vision-language models are not supported"),
     (lambda d: d, {"max_completion_length": 251}, r"longest prompt has 6 tokens .* context of 256. Set .* at most 250"),
     (lambda d: None, {}, "train_dataset is missing"),
+    (
+        lambda d: d,
+        {"grader": "luffy"},
+        "no expert's trace has one: every demonstration would be wrong. Use grader 'own'",
+    ),
 ]
 
 

@@ -161,6 +161,14 @@ def test_regrade_finds_the_same_without_a_model(whole, tmp_path):
     run.regrade(folder, Console(file=io.StringIO()))
     assert folder.record()["results"] == before["results"] and "graded again" in folder.record()
     assert folder.graded() == whole[0].graded()
+    screen = io.StringIO()
+    run.regrade(folder, Console(file=screen, width=200), "luffy")  # nothing here stands behind </think>
+    results = folder.record()["results"]
+    assert {result["avg@n"]["value"] for result in results.values()} == {0.0}
+    assert [r["pass@k"]["ks"] for r in results.values()] == [r["pass@k"]["ks"] for r in before["results"].values()]
+    assert folder.record()["settings"]["grader"] == "luffy" and "grader luffy" in screen.getvalue()
+    with pytest.raises(ValueError, match="--grader lufy: choose from own, reference, luffy"):
+        run.regrade(folder, Console(file=io.StringIO()), "lufy")
     (folder.path / "samples.jsonl").write_text("")
     with pytest.raises(ValueError, match="lacks samples, such as"):
         run.regrade(folder, Console(file=io.StringIO()))
@@ -238,6 +246,7 @@ def test_dry_run_says_what_would_run_and_makes_nothing(tmp_path):
         (["--bench", "world", "--top-p", "0"], "--top-p 0.0: give a number above 0"),
         (["--bench", "world", "--temperature", "0", "--samples", "2"], "--temperature 0 gives 2 times the same sample"),
         (["--bench", "world", "--template", "chat"], "--template chat: choose from tokenizer"),
+        (["--bench", "world", "--grader", "lufy"], "--grader lufy: choose from own, reference, luffy"),
         (["--bench", "world", "--engine", "sglang"], "--engine sglang: choose from auto, torch, vllm, server"),
         (["--bench", "world", "--engine", "server"], "--engine server and --base-url"),
         (["--bench", "world", "--engine", "vllm"], "vLLM is not installed"),

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from trapo.grading.grader import Grader, Verdict
+from trapo.config import GRADERS as CHOICES
+from trapo.grading.grader import GRADERS, Grader, Verdict
 from trapo.grading.reference import papers_correct
 
 # Text, gold, whether the papers call it right, and our status.
@@ -188,6 +189,7 @@ def test_a_grader_may_reward_as_a_papers_training_does(rule, column):
 
 
 def test_an_unknown_rule_is_named():
+    assert CHOICES == GRADERS  # the configuration's, which stands below the grader
     with pytest.raises(ValueError, match="grader 'lufy' is unknown: choose one of own, reference, luffy"):
         Grader(rule="lufy")
 

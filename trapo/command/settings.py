@@ -15,10 +15,10 @@ from ..recipe import load_recipe, load_yaml, read_text
 # Our own fields as `trapo train --fields` lists them; a field may be named by its beginning.
 GROUPS = {
     "Method": "stages loss_type advantage rl_coef scale_rewards learning_rate lr_scheduler_type weight_decay "
-    "failed_prompts",
+    "entropy_tokens failed_ updates_per_rollout skip_grad_norm",
     "Guidance": "guidance micro_group_sizes num_generations prefix_ratios thresholds threshold_on prefix_end "
-    "trace_of_micro_group ratio_ rl_beside_guided demonstrations_in_baseline",
-    "Expert": "expert_ alpha gamma entropy_share entropy_on_expert check_experts",
+    "trace_of_micro_group hint_pieces ratio_ rl_beside_guided demonstrations_in_baseline",
+    "Expert": "expert_ alpha gamma entropy_share supervised_coef check_experts",
     "SFT stage": "sft_",
     "LoRA": "lora_",
     "Rollout": "engine schedule rollout_ vllm_server_weights vllm_importance_sampling_correction max_completion_length "

@@ -90,6 +90,13 @@ def check_inputs(args: TRAPOConfig, reward_funcs, train_dataset, processing_clas
                 f"{what} experts' traces, but no row of train_dataset has one: fill the column expert, or train plain "
                 "GRPO (guidance='none', stages=['rl'])"
             )
+        if args.grader == "luffy" and reward_funcs is None and isinstance(train_dataset, Dataset):
+            traces = (x for cell in train_dataset["expert"] for x in ([cell] if isinstance(cell, str) else cell or []))
+            if not any("</think>" in text for text in traces):
+                raise ValueError(
+                    "grader 'luffy' rewards only what stands behind </think>, and no expert's trace has one: every "
+                    "demonstration would be wrong. Use grader 'own' or 'reference'"
+                )
     if isinstance(train_dataset, Dataset):
         prompts = args.generation_batch_size // args.num_generations
         if len(train_dataset) < prompts:
