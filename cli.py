@@ -63,6 +63,9 @@ def train(
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output_dir.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the run in --output_dir first; what else is there stays.")
+    ] = False,
     list_fields: Annotated[bool, typer.Option("--fields", help="List every config field, and stop.")] = False,
 ) -> None:
     """Train. Every field of TRAPOConfig is a flag too: --alpha 0.1 --max_steps 30 (- or _).
@@ -78,7 +81,7 @@ def train(
         from trapo.command.train import Asked
         from trapo.command.train import train as run
 
-        asked = Asked(recipe, model, data, eval_data, output_dir, config, dry_run, rates, resume)
+        asked = Asked(recipe, model, data, eval_data, output_dir, config, dry_run, rates, resume, overwrite)
         run(asked, job_maker(), context.args)
 
 

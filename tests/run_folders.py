@@ -3,6 +3,8 @@
 import json
 import math
 
+from trapo.runs.checkpoints import seal
+
 EVIL = "<script>window.evil = 1</script><img src=x onerror='window.evil = 2'>"
 
 
@@ -54,3 +56,14 @@ def make_run(path, recipe="trapo", alpha=0.1, seed=0, reward=0.5, n=4, finished=
 
 def write(path, records):
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def make_checkpoint(folder, step, stage="rl", complete=True):
+    """A checkpoint with every file that a resumed run needs, each of its own content."""
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"):
+        (path / name).write_text(f"{name} at {step}")
+    if complete:
+        seal(path, {"stage": stage, "step": step, "samples": 8 * step, "shown": []})
+    return path

@@ -2,7 +2,9 @@ import json
 
 import pytest
 
-from trapo.files import locked, read_jsonl, write_whole
+from run_folders import make_checkpoint
+
+from trapo.files import locked, read_jsonl, to_json, write_whole
 from trapo.runs.folder import RunFolder
 
 
@@ -24,10 +26,7 @@ def test_a_broken_line_elsewhere_is_an_error(tmp_path):
 
 
 def checkpoint(folder, stage, step, complete=True):
-    path = (folder.checkpoints / "sft" if stage == "sft" else folder.checkpoints) / f"checkpoint-{step}"
-    path.mkdir(parents=True)
-    if complete:
-        write_whole(path / "trapo.json", "{}")
+    make_checkpoint((folder.checkpoints / "sft" if stage == "sft" else folder.checkpoints), step, stage, complete)
 
 
 def test_rewind_drops_what_came_after_the_checkpoint(tmp_path):
@@ -61,26 +60,6 @@ def test_newest_checkpoint_by_number_not_by_name(tmp_path):
     assert folder.last_checkpoint().name == "checkpoint-10"
 
 
-def test_a_folder_with_a_run_is_refused(tmp_path):
-    folder = RunFolder(tmp_path / "run")
-    folder.check_free()
-    folder.begin({"a": 1})
-    folder.append("metrics.jsonl", [{"stage": "rl", "step": 1}])
-    with pytest.raises(FileExistsError, match="already holds a run: resume it"):
-        folder.check_free()
-    folder.clear()
-    folder.check_free()
-
-
-def test_a_run_that_failed_before_its_first_step_may_be_begun_again(tmp_path):
-    folder = RunFolder(tmp_path / "run")
-    folder.begin({"a": 1})
-    folder.append("evals.jsonl", [{"stage": "rl", "step": 0}])
-    folder.check_free()
-    folder.begin({"a": 2})
-    assert folder.record() == {"a": 2} and folder.records("evals.jsonl") == []
-
-
 def test_a_lock_is_held_by_one(tmp_path):
     lock = tmp_path / "run" / ".lock"
     with locked(lock, "training", "wait"), pytest.raises(ValueError, match=r"process is training into .*run: wait"):
@@ -105,3 +84,36 @@ def test_whole_writes_leave_no_other_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"] and json.loads((tmp_path / "a.json").read_text()) == {
         "x": 2
     }
+
+
+def test_what_is_no_number_is_null_in_json():
+    record = {"loss": float("nan"), "x": [1.5, float("-inf"), {"y": float("inf")}], "n": 3, "t": (0.1, float("nan"))}
+    assert json.loads(to_json(record), parse_constant=lambda word: pytest.fail(word)) == {
+        "loss": None, "x": [1.5, None, {"y": None}], "n": 3, "t": [0.1, None],
+    }  # fmt: skip
+    assert to_json({"a": 0.1, "b": [1]}) == json.dumps({"a": 0.1, "b": [1]})
+
+
+def test_logs_with_nan_are_json_and_stay_so_when_a_run_is_rewound(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.begin({"config": {}})
+    folder.append("metrics.jsonl", [{"stage": "rl", "step": 1, "kl": float("nan"), "loss": 0.5}])
+    with open(folder.path / "metrics.jsonl", "a") as file:  # as it was written before
+        file.write('{"stage": "rl", "step": 2, "kl": NaN}\n')
+    folder.rewind("rl", 2)
+    text = (folder.path / "metrics.jsonl").read_text()
+    lines = [json.loads(line, parse_constant=lambda word: pytest.fail(word)) for line in text.splitlines()]
+    assert lines == [{"stage": "rl", "step": 1, "kl": None, "loss": 0.5}, {"stage": "rl", "step": 2, "kl": None}]
+
+
+def test_half_a_character_is_written_as_an_escape(tmp_path):
+    write_whole(tmp_path / "a.txt", "caf\udce9")
+    assert (tmp_path / "a.txt").read_text() == "caf\\udce9"
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    write_whole(tmp_path / "a.json", "old")
+    monkeypatch.setattr("os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(tmp_path / "a.json", "new")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.json", "old")]

@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +25,7 @@ from ..terminal import say, shown
 UsageError = typer.BadParameter.__mro__[1]  # click's, which some versions of typer bring with them
 BUG = 70  # sysexits.h: EX_SOFTWARE
 CRASH = "crash.txt"
+MAY_BE_EMPTY = ("--bench",)  # for none
 _OUT_OF_MEMORY = (
     "there is not enough memory ({text}): lower --update_tokens, --rollout_slots or --max_completion_length, or use "
     "--lora_r 16"
@@ -88,6 +89,21 @@ def crashes_go_to(folder: Path) -> None:
     _folder[:] = [folder]
 
 
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Raise ValueError for an empty string, which a shell makes of an unset variable, and for what is not UTF-8."""
+    before = ""
+    for argument in arguments:
+        name, equals, value = argument.partition("=") if argument.startswith("-") else (before, "=", argument)
+        if equals and not value and name not in MAY_BE_EMPTY:
+            what = name if name.startswith("-") else "an argument"
+            raise ValueError(f"{what} is empty (an unset variable of the shell?): give a value, or leave it out")
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{argument!r} holds bytes that are not UTF-8: choose another name") from None
+        before = argument
+
+
 class Commands(TyperGroup):
     """The commands, and what is said where one fails: a usage error without raw characters, a bug in one line."""
 
@@ -108,6 +124,12 @@ class Commands(TyperGroup):
         """As in click."""
         with _usage_errors():
             return super().make_context(*args, **kwargs)
+
+    def parse_args(self, context, args):
+        """As in click; what no command could make sense of is refused."""
+        with one_line_errors():
+            check_arguments(args)
+        return super().parse_args(context, args)
 
     def invoke(self, context):
         """As in click."""

@@ -4,9 +4,11 @@ import gc
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from rich.text import Text
 from transformers import PrinterCallback, ProgressCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback
@@ -15,7 +17,8 @@ from transformers.utils import logging as transformers_logging
 from ..config import TRAPOConfig
 from ..files import locked, write_whole
 from ..models import load_model
-from ..runs.folder import DROPPED, MARKER, RunFolder
+from ..runs.checkpoints import MARKER, Fault, fault
+from ..runs.folder import DROPPED, LOCK, RunFolder
 from ..runs.progress import ProgressLine, print_summary
 from ..terminal import Console
 from ..training.lora import load_adapter, peft_config
@@ -36,9 +39,24 @@ FREE_ON_RESUME = {
     "disable_tqdm",
 }
 
+DEFAULTS = {f.name: f.default_factory() if f.default is MISSING else f.default for f in fields(TRAPOConfig)}
 
-def train(job: Job, config: TRAPOConfig, *, resume: bool = False, console: Console | None = None) -> RunFolder:
+
+def train(
+    job: Job,
+    config: TRAPOConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> RunFolder:
     """Train through the stages of `config`, evaluate before, between and after, save `final/`, print the summary.
+
+    Args:
+        job, config: what, and how.
+        resume: go on with the run in the folder.
+        overwrite: delete the run in the folder, and nothing that trapo did not write.
+        console: to print to.
 
     Raises:
         ValueError, FileExistsError: before any work, in one line with the remedy.
@@ -48,26 +66,32 @@ def train(job: Job, config: TRAPOConfig, *, resume: bool = False, console: Conso
 
         def hold() -> None:
             if PartialState().is_main_process:
-                held.enter_context(
-                    locked(folder.path / ".lock", "training", "wait for it, or choose another output_dir")
-                )
+                held.enter_context(locked(folder.path / LOCK, "training", "wait for it, or choose another output_dir"))
 
-        return _train(folder, job, config, resume, console or Console(), hold)
+        return _train(folder, job, config, resume, overwrite, console or Console(), hold)
 
 
 def _train(
-    folder: RunFolder, job: Job, config: TRAPOConfig, resume: bool, console: Console, hold: Callable[[], None]
+    folder: RunFolder,
+    job: Job,
+    config: TRAPOConfig,
+    resume: bool,
+    overwrite: bool,
+    console: Console,
+    hold: Callable[[], None],
 ) -> RunFolder:
     transformers_logging.disable_progress_bar()
     config.run_name = config.run_name or folder.path.name  # what trackers call it
     point = None
     if not resume:
-        folder.check_free()
+        check_target(folder, job, overwrite)
     elif not folder.has_run():
         raise ValueError(f"{folder.path} holds no run to resume: start it without --resume, or name its --output_dir")
     else:
         hold()
-        point = _resume_point(folder, job, config)
+        point, said = _resume_point(folder, job, config)
+        if PartialState().is_main_process:
+            console.print(said, markup=False, highlight=False, soft_wrap=True)
         PartialState().wait_for_everyone()  # each process has seen the folder as it was
         if point is None and PartialState().is_main_process:
             folder.clear()
@@ -77,6 +101,9 @@ def _train(
     accuracies: dict[str, float] = {}
     if not resume:
         hold()  # not before: what is refused leaves no folder
+    if overwrite and PartialState().is_main_process:
+        folder.clear()
+    PartialState().wait_for_everyone()
     if point is None:
         trainer.recorder.begin()
     else:
@@ -194,16 +221,65 @@ def _check_rows(folder: RunFolder, trainer: TRAPOTrainer) -> None:
         )
 
 
-def _resume_point(folder: RunFolder, job: Job, config: TRAPOConfig) -> Path | None:
-    """Where to go on: the newest checkpoint, or the end of the SFT stage; None if neither is there."""
+def check_target(folder: RunFolder, job: Job, overwrite: bool) -> None:
+    """Raise unless a run can be begun in the folder; with `overwrite`, unless all that goes can be spared.
+
+    Raises:
+        ValueError, FileExistsError: as `RunFolder.check_free`; also where the model or the data would be deleted.
+    """
+    folder.check_free(overwrite)
+    for what, name in (("model", job.model_path), ("data", job.data)):
+        used = Path(name).absolute()
+        if overwrite and any(used.is_relative_to(path.absolute()) for path in folder.written()):
+            raise ValueError(
+                f"--overwrite would delete the {what} {name}, which this training needs: copy it elsewhere"
+            )
+
+
+def _resume_point(folder: RunFolder, job: Job, config: TRAPOConfig) -> tuple[Path | None, str]:
+    """Where to go on, and why there: the newest whole checkpoint, or the end of the SFT stage; None for the start.
+
+    Raises:
+        ValueError: if the run is finished, was begun otherwise, or what it had saved is gone.
+    """
     if folder.final.exists():
         raise ValueError(f"{folder.path} is finished: look at {folder.final}, or start a new run in another output_dir")
     record = folder.record()
     names = {"recipe": job.recipe, "model": job.model}  # the model too: a checkpoint of LoRA's holds no weights of it
     before = record.get("config", {}) | {name: record.get(name, value) for name, value in names.items()}
     now = json.loads(json.dumps(config.to_dict(), default=str)) | names
+    # A field that this version added was at its default when the run was begun.
+    for name in now.keys() - before.keys():
+        before[name] = now[name] if name not in DEFAULTS else json.loads(json.dumps(DEFAULTS[name], default=str))
     changed = [k for k in sorted(before | now) if k not in FREE_ON_RESUME and before.get(k) != now.get(k)]
     if changed:
         differences = ", ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed)
         raise ValueError(f"{folder.path} was begun with another configuration: {differences}")
-    return folder.last_checkpoint() or (folder.sft if folder.sft.exists() else folder.last_checkpoint("sft"))
+    main = PartialState().is_main_process  # one process reads all those bytes
+    found = broadcast_object_list([_newest(folder, config) if main else None])[0]
+    if isinstance(found, str):
+        raise ValueError(found)
+    return found
+
+
+def _newest(folder: RunFolder, config: TRAPOConfig) -> tuple[Path | None, str] | str:
+    """The newest whole state of a run and why it is that one; or why the run cannot go on."""
+    faults: list[Fault] = []
+    lost = False
+    for stage in reversed(config.stages):
+        if stage == "sft" and folder.sft.exists():
+            found = [broken] if (broken := fault(folder.sft, ("the weights",))) else []
+            point = None if found else folder.sft
+        else:
+            point, found = folder.whole_checkpoint(stage)
+        faults += found
+        if point is not None:
+            return point, f"Going on from {point}" + "".join(f"; {newer}" for newer in faults)
+        lost |= folder.has_saved(stage) or any(not newer.unfinished for newer in found)
+        if lost:
+            said = "; ".join(map(str, faults)) or f"the checkpoints that it had in {folder.checkpoints} are gone"
+            return (
+                f"{folder.path} cannot be resumed: {said}, and no older one is there. Put one back, or start anew with "
+                "--overwrite instead of --resume"
+            )
+    return None, f"{folder.path} had no checkpoint yet: it begins again"

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ..runs.folder import RunFolder
-from ..terminal import Console
+from ..terminal import Console, say
 from . import plan, stages
 from .errors import crashes_go_to, interruptible
 from .job import Jobs
@@ -25,6 +25,7 @@ class Asked:
     dry_run: bool
     rates: str | None
     resume: bool
+    overwrite: bool = False
 
 
 def train(asked: Asked, jobs: Jobs, flags: list[str]) -> None:
@@ -42,6 +43,8 @@ def train(asked: Asked, jobs: Jobs, flags: list[str]) -> None:
         raise ValueError("--output_dir is needed with several processes: each would name a folder by its own clock")
     if asked.resume and asked.output_dir is None:
         raise ValueError("--resume needs --output_dir, the folder of the run to go on with")
+    if asked.resume and asked.overwrite:
+        raise ValueError("--resume goes on with the run that --overwrite deletes: give one of them")
     if asked.data is None and asked.model != "world":
         raise ValueError(
             f"--model {asked.model} needs --data: rows of your own, or 'world' for another base of the world"
@@ -50,11 +53,14 @@ def train(asked: Asked, jobs: Jobs, flags: list[str]) -> None:
     folder = asked.output_dir or Path("runs") / name
     crashes_go_to(folder)
     config = jobs.config(asked.recipe, asked.model, data, asked.config, [*flags, "--output_dir", str(folder)])
-    if not (asked.dry_run or asked.resume):
-        RunFolder(config.output_dir).check_free()  # before minutes go into checking a large data file
+    if asked.overwrite or not (asked.dry_run or asked.resume):
+        target = RunFolder(config.output_dir)
+        target.check_free(asked.overwrite)  # before minutes go into checking a large data file
+        for path in target.written() if asked.overwrite and config.process_index == 0 else ():
+            say(f"--overwrite deletes {path}")
     job = jobs.make(asked.recipe, asked.model, data, asked.eval_data, config, resume=asked.resume)
     if asked.dry_run:
         plan.print_plan(job, config, Console(), plan.parse_rates(asked.rates))
         return
     with interruptible(f"go on with the same command and --resume --output_dir {folder}"):
-        stages.train(job, config, resume=asked.resume)
+        stages.train(job, config, resume=asked.resume, overwrite=asked.overwrite)

@@ -6,40 +6,51 @@
     rollouts.jsonl  one line per sample
     prefixes.jsonl  one line per expert prefix that was trained: each token's probability and weight
     dropped.jsonl   one line per row or expert's trace of the user's own data that is not used, and why
-    checkpoints/    to resume from; one without `trapo.json` was not finished and is ignored
+    checkpoints/    to resume from, each with a manifest (`checkpoints.py`); one without was not finished and is ignored
     final/          the trained model and its tokenizer, in transformers' format
     .lock           held by the process that trains
+    crash.txt       of an error that is a bug of trapo
 
 Files are written whole or not at all; JSONL lines are flushed one by one, and a torn last line is dropped on reading.
+Nothing is ever deleted or overwritten that trapo did not write: a folder with anything else in it is refused.
 """
 
-import fcntl
 import json
 import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ..config import STAGES
-from ..files import read_jsonl, write_whole
+from ..files import read_jsonl, to_json, write_whole
 from ..redact import redacted_command, redacted_values
+from .checkpoints import MARKER, Fault, fault, manifest
 
 PACKAGES = ("trapo", "torch", "transformers", "trl", "accelerate", "datasets", "math-verify", "numpy")
 DROPPED = "dropped.jsonl"
 LOGS = ("metrics.jsonl", "evals.jsonl", "rollouts.jsonl", "prefixes.jsonl")
-MARKER = "trapo.json"  # written last into a checkpoint: it is complete
+FORMAT = "trapo run"  # says in run.json whose it is
+LOCK = ".lock"
+_FILES = ("run.json", *LOGS, DROPPED, "crash.txt")
+_MODELS = ("sft", ".sft", "final", ".final")
+_TEMPORARY = re.compile(rf"\.({'|'.join(map(re.escape, _FILES))})\.\d+")
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_TRACKERS = ("tensorboard", "server-weights")  # begun again or not, they are only added to
+
+
 class RunFolder:
     """One run's folder; see the module's docstring for what lies in it."""
 
     def __init__(self, path: str | Path):
+        if not os.fspath(path):
+            raise ValueError("output_dir is empty: name a folder")
         self.path = Path(path)
 
     @property
@@ -72,10 +83,31 @@ class RunFolder:
             raise ValueError(f"{path} is no run's record: it holds {str(found)[:40]}")
         return found
 
+    # ---------------------------------------------------------------- checkpoints
+
+    def whole_checkpoint(self, stage: str = "rl") -> tuple[Path | None, list[Fault]]:
+        """The newest checkpoint of a stage that is whole, and what is wrong with the newer ones, newest first."""
+        faults = []
+        for path in sorted(self._checkpoints(stage), key=_step_of, reverse=True):
+            found = fault(path)
+            if found is None:
+                return path, faults
+            faults.append(found)
+        return None, faults
+
     def last_checkpoint(self, stage: str = "rl") -> Path | None:
-        """The newest complete checkpoint of a stage."""
-        complete = [path for path in self._checkpoints(stage) if (path / MARKER).exists()]
-        return max(complete, key=_step_of, default=None)
+        """The newest whole checkpoint of a stage."""
+        return self.whole_checkpoint(stage)[0]
+
+    def has_saved(self, stage: str) -> bool:
+        """Whether the logs prove that a checkpoint of the stage was once whole: a step behind it was begun."""
+        records = [r for name in ("metrics.jsonl", "rollouts.jsonl") for r in self.records(name)]
+        records = [r for r in records if r.get("stage") == stage]
+        config = self.record().get("config", {})
+        if config.get("save_strategy") == "epoch" and stage == "rl":
+            return any((r.get("epoch") or 0) > 1 for r in records)
+        every = config.get("save_steps") if config.get("save_strategy") == "steps" else math.inf
+        return any(r.get("step", 0) > (every or math.inf) for r in records)
 
     @staticmethod
     def stage_is_over(checkpoint: Path) -> bool:
@@ -84,53 +116,132 @@ class RunFolder:
         return state["global_step"] >= state["max_steps"]
 
     def _checkpoints(self, stage: str) -> list[Path]:
-        return list((self.checkpoints / "sft" if stage == "sft" else self.checkpoints).glob("checkpoint-*"))
+        folder = self.checkpoints / "sft" if stage == "sft" else self.checkpoints
+        found = folder.iterdir() if folder.is_dir() else ()
+        return [path for path in found if _CHECKPOINT.fullmatch(path.name) and path.is_dir()]
 
-    def check_free(self) -> None:
-        """Raise, with the remedy, if a run was begun here (FileExistsError) or none can be (ValueError)."""
-        if self.has_run() and self._has_trained():
-            raise FileExistsError(
-                f"{self.path} already holds a run: resume it (trapo train --resume, or "
-                "trainer.train(resume_from_checkpoint=True)), or choose another output_dir"
-            )
+    # ---------------------------------------------------------------- whose folder it is
+
+    def is_ours(self) -> bool:
+        """Whether trapo provably wrote a run here: its run.json says so, or, where that is damaged, a manifest does."""
+        try:
+            record = self.record()
+        except (OSError, ValueError):
+            record = {}
+        versions = record.get("versions")
+        if record.get("format") == FORMAT or (isinstance(versions, dict) and "trapo" in versions):
+            return True
+        marked = (self.sft, self.final, *(path for stage in STAGES for path in self._checkpoints(stage)))
+        return any(manifest(path) is not None for path in marked)
+
+    def written(self) -> list[Path]:
+        """What of this folder trapo wrote, and may delete; nothing where a run of ours cannot be proved."""
+        if not self.is_ours():
+            return []
+        names = sorted(path.name for path in self.path.iterdir())
+        files = [name for name in names if name in _FILES or name in _MODELS or _TEMPORARY.fullmatch(name)]
+        found = [self.path / name for name in files]
+        return found + [path for stage in STAGES for path in sorted(self._checkpoints(stage), key=_step_of)]
+
+    def _foreign(self) -> list[str]:
+        """The names in this folder that are not of a run of ours."""
+        known = {path.name for path in self.written()} | {LOCK, *_TRACKERS}
+        known |= {"checkpoints"} if not self._strange_checkpoints() else set()
+        return sorted(p.name for p in self.path.iterdir() if p.name not in known and not _is_trl_card(p))
+
+    def _strange_checkpoints(self) -> list[str]:
+        """What lies in checkpoints/ and is none of ours."""
+        if not self.checkpoints.is_dir():
+            return ["checkpoints"] if self.checkpoints.exists() else []
+        ours = {self.checkpoints / "sft", *self.written()}
+        inside = [path for folder in (self.checkpoints, self.checkpoints / "sft") if folder.is_dir()
+                  for path in folder.iterdir()]  # fmt: skip
+        return sorted(path.name for path in inside if path not in ours and not _is_trl_card(path))
+
+    def check_free(self, overwrite: bool = False) -> None:
+        """Raise, with the remedy, unless a run can be begun here without losing anything.
+
+        Args:
+            overwrite: whether what trapo wrote here may be deleted (`written`); what it did not write stays.
+
+        Raises:
+            FileExistsError: if a run was begun here.
+            ValueError: if something else is here, or the folder cannot be written.
+        """
         nearest = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
             raise ValueError(f"output_dir {self.path} cannot be written: {nearest} is no folder that you may write to")
+        if not self.path.is_dir():
+            return
+        foreign = self._foreign()
+        if overwrite:
+            needed = {*_FILES, *_MODELS, "checkpoints"}
+            if clash := [name for name in foreign if name in needed]:
+                raise ValueError(
+                    f"output_dir {self.path} has {_some(clash)}, which trapo cannot prove to have written and so does "
+                    "not delete, not even with --overwrite: move it away, or choose another output_dir"
+                )
+        elif self.is_ours() and self._has_trained():
+            raise FileExistsError(
+                f"{self.path} already holds a run: resume it (trapo train --resume, or "
+                "trainer.train(resume_from_checkpoint=True)), choose another output_dir, or delete it with --overwrite"
+            )
+        elif foreign:
+            raise ValueError(
+                f"output_dir {self.path} is not empty and holds no run of trapo (it has {_some(foreign)}): choose "
+                "another; or, to train beside what is there, --overwrite, which deletes what trapo wrote and no more"
+            )
 
     def _has_trained(self) -> bool:
         """Whether there is anything that would be lost: a run that failed before its first step may be begun again."""
-        return any(path.exists() for path in (self.path / "metrics.jsonl", self.checkpoints, self.sft, self.final))
+        kept = (self.path / "metrics.jsonl", self.sft, self.final)
+        return any(path.exists() for path in kept) or any(self._checkpoints(stage) for stage in STAGES)
 
     def begin(self, record: dict[str, Any]) -> None:
         """Create the folder with its run.json, without what a run that failed before its first step left."""
-        self.clear()
+        if self.path.is_dir():
+            self.clear()
         self.path.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path / "run.json", json.dumps(redacted_values(record), indent=1, default=str) + "\n")
+        said = redacted_values({"format": FORMAT} | record)
+        write_whole(self.path / "run.json", to_json(said, indent=1, default=str) + "\n")
 
     def clear(self) -> None:
-        """Remove what a run that died before its first checkpoint left."""
-        for path in [self.path / name for name in ("run.json", *LOGS)]:
-            path.unlink(missing_ok=True)
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        """Delete what trapo wrote here, and nothing else."""
+        for path in self.written():
+            _delete(path)
+        for path in (self.checkpoints / "sft", self.checkpoints):
+            if path.is_dir() and not path.is_symlink() and all(map(_is_trl_card, path.iterdir())):
+                _delete(path)
+
+    def rotate(self, stage: str, keep: int, best: str | None) -> None:
+        """Delete a stage's oldest checkpoints but `keep`; the newest and the `best` stay whatever `keep` says."""
+        found = sorted(self._checkpoints(stage), key=_step_of)
+        stay = {path.name for path in (found[-1:] + ([Path(best)] if best else []))}
+        old = [path for path in found if path.name not in stay]
+        for path in old[: max(len(found) - max(keep, len(stay)), 0)]:
+            _delete(path)
 
     def rewind(self, stage: str, step: int) -> None:
-        """Drop what a killed run wrote after `step` of `stage`: later lines, and checkpoints later or incomplete."""
+        """Drop what a killed run wrote after `step` of `stage`: later lines, and checkpoints later or not whole."""
         here = (STAGES.index(stage), step)
         for name in LOGS:
             path = self.path / name
             if path.exists():
-                kept = [json.dumps(r) for r in read_jsonl(path) if (STAGES.index(r["stage"]), r["step"]) <= here]
+                kept = [to_json(r) for r in read_jsonl(path) if (STAGES.index(r["stage"]), r["step"]) <= here]
                 write_whole(path, "".join(line + "\n" for line in kept))
         for s in STAGES:
             for checkpoint in self._checkpoints(s):
-                if (STAGES.index(s), _step_of(checkpoint)) > here or not (checkpoint / MARKER).exists():
-                    shutil.rmtree(checkpoint)
+                later = (STAGES.index(s), _step_of(checkpoint)) > here
+                if later or not (checkpoint / MARKER).exists():
+                    _delete(checkpoint)
+
+    # ---------------------------------------------------------------- logs
 
     def append(self, name: str, records: Iterable[dict[str, Any]]) -> None:
         """Append records to one of `LOGS`, flushed."""
         with open(self.path / name, "a", encoding="utf-8") as file:
             for record in records:
-                file.write(json.dumps(record) + "\n")
+                file.write(to_json(record) + "\n")
                 file.flush()
 
     def records(self, name: str) -> list[dict[str, Any]]:
@@ -139,18 +250,25 @@ class RunFolder:
         return list(read_jsonl(path)) if path.exists() else []
 
 
-def check_finite(loss: float, step: int, folder: RunFolder, stage: str) -> None:
-    """Stop a run whose loss is NaN or infinite before it ruins the weights; FloatingPointError with the remedy."""
-    if not math.isfinite(loss):
-        checkpoint = folder.last_checkpoint(stage)
-        raise FloatingPointError(
-            f"the loss is {loss} at step {step}: start a new run with a lower learning rate or expert_coef; the last "
-            f"good weights are in {checkpoint or 'no checkpoint: none was saved yet'}"
-        )
-
-
 def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _is_trl_card(path: Path) -> bool:
+    """Whether this is the card that TRL put beside its checkpoints until trapo kept it from doing so."""
+    return path.name == "README.md" and path.is_file() and "trl" in path.read_text(errors="replace").lower()
+
+
+def _some(names: list[str]) -> str:
+    """The first names of a list, for a line."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def environment() -> dict[str, Any]:

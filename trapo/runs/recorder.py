@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
-from ..files import write_whole
 from ..rollout.types import Row
-from .folder import MARKER, RunFolder
+from .checkpoints import MARKER, seal
+from .folder import RunFolder
 
 DIGITS = 4  # of logged probabilities
 
@@ -51,10 +51,11 @@ class StageRecorder(TrainerCallback):
         return state
 
     def mark(self, checkpoint: Path, step: int) -> None:
-        """Write the last file of a checkpoint: the counts, and by being there, that it is complete."""
+        """Write the last file of a checkpoint, on all ranks: the counts, and what makes it whole."""
+        self.accelerator.wait_for_everyone()  # each has written a part
         if self.main:
-            state = {"stage": self.stage, "step": step, "samples": self.samples, "shown": sorted(self.shown)}
-            write_whole(checkpoint / MARKER, json.dumps(state))
+            counts = {"stage": self.stage, "step": step, "samples": self.samples, "shown": sorted(self.shown)}
+            seal(checkpoint, counts)
 
     def append(self, name: str, records: list[dict[str, Any]]) -> None:
         """Append lines of this stage to one of the folder's logs."""

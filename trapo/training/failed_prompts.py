@@ -37,6 +37,9 @@ class Imitator(Protocol):
     optimizer: Any
     processing_class: Any
 
+    def check_gradient(self, norm: Any) -> None:
+        """Stop the run before a step on a gradient whose norm is not finite."""
+
     def token_logps(self, model: Any, ids: Tensor, mask: Tensor, last: int) -> Tensor:
         """Log-probabilities (B, last) of the last tokens of `ids` (B, L), with their graph."""
 
@@ -97,8 +100,8 @@ class FailedPrompts(TrainerCallback):
             loss = self._loss(model, mine[start : start + at_once]) / total
             # DDP takes the mean over ranks, and accelerate divides by the accumulation.
             accelerator.backward(loss * accelerator.num_processes * accelerator.gradient_accumulation_steps)
-        if trainer.args.max_grad_norm:
-            accelerator.clip_grad_norm_(model.parameters(), trainer.args.max_grad_norm)
+        most = trainer.args.max_grad_norm or float("inf")
+        trainer.check_gradient(accelerator.clip_grad_norm_(model.parameters(), most))
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
         trainer.note_sft_step([name for name, _, _ in demonstrations], total)

@@ -20,9 +20,9 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from ..config import TRAPOConfig
-from ..runs.folder import RunFolder, check_finite
+from ..runs.folder import RunFolder
 from ..runs.recorder import StageRecorder
-from .saving import without_secrets
+from .saving import SafeSteps
 
 # Fields of TrainingArguments that an SFT stage has a value of its own for, or no use for.
 OWN = {
@@ -76,7 +76,7 @@ def sft_config(config: TRAPOConfig, folder: RunFolder, steps: int) -> SFTConfig:
     return SFTConfig(**(shared | own))
 
 
-class SFTStage(SFTTrainer):
+class SFTStage(SafeSteps, SFTTrainer):
     """TRL's SFTTrainer with our tokens, order and record.
 
     Args:
@@ -122,20 +122,9 @@ class SFTStage(SFTTrainer):
         return _Order(self.order)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """As in TRL; a NaN or infinite loss stops the run."""
+        """As in TRL; the expert's tokens are counted."""
         self.recorder.tokens += int((inputs["labels"] != -100).sum())
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        check_finite(loss.item(), self.state.global_step + 1, self.recorder.folder, "sft")
-        return loss
-
-    def _save(self, output_dir=None, state_dict=None) -> None:
-        with without_secrets(self):
-            super()._save(output_dir, state_dict)
-
-    def _save_checkpoint(self, model, trial) -> None:
-        super()._save_checkpoint(model, trial)
-        step = self.state.global_step
-        self.recorder.mark(self.recorder.folder.checkpoints / "sft" / f"checkpoint-{step}", step)
+        return super().training_step(model, inputs, num_items_in_batch)
 
 
 class SFTRecorder(StageRecorder):

@@ -44,7 +44,8 @@ from ..rollout.engines.weights import Engines
 from ..rollout.rewards import FunctionJudge, GraderJudge, RewardFunctions
 from ..rollout.scheduler import Rollout
 from ..rollout.types import Group, Row
-from ..runs.folder import RunFolder, check_finite, environment
+from ..runs.checkpoints import fault
+from ..runs.folder import RunFolder, environment
 from ..runs.metrics import Means
 from ..runs.recorder import RunRecorder
 from ..runs.warnings import Watch
@@ -52,13 +53,14 @@ from . import preflight
 from .failed_prompts import FailedPrompts
 from .loss import JointLoss
 from .micro_batches import MicroBatchLoss, fit_tiles, without_gradient
-from .saving import without_secrets
+from .order import EpochSampler, TellEpoch
+from .saving import SafeSteps
 from .sft import Demonstration
 
 logger = logging.getLogger("trapo")
 
 
-class TRAPOTrainer(JointLoss, MicroBatchLoss, GRPOTrainer):
+class TRAPOTrainer(SafeSteps, JointLoss, MicroBatchLoss, GRPOTrainer):
     """Trainer for TRAPO and every method made of guidance, an expert weight and a GRPO loss.
 
     Dataset columns: `prompt` (text or chat messages); `answer` (checked by math-verify, unless `reward_funcs` are
@@ -111,6 +113,7 @@ class TRAPOTrainer(JointLoss, MicroBatchLoss, GRPOTrainer):
         self._inputs: list[dict[str, Any]] = []  # the dataset rows behind them
         self._forward: tuple[Tensor, Tensor] | None = None
         self._mode = "train"
+        self._tell_epoch = TellEpoch()
         with warnings.catch_warnings():
             # TRL calls rollout_func experimental; trl is pinned to the minor version that this was tested with.
             warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
@@ -154,6 +157,7 @@ class TRAPOTrainer(JointLoss, MicroBatchLoss, GRPOTrainer):
             log_rollouts=args.log_rollouts,
         )
         self.add_callback(self.recorder)
+        self.add_callback(self._tell_epoch)
         self.add_callback(Watch())
         # Only of the grader it is known that rewards lie in [0, 1], without which nothing can be decided early.
         self._bounded = [getattr(f, "bounded", False) for f in self.reward_funcs] == [True] and not args.reward_weights
@@ -338,8 +342,6 @@ class TRAPOTrainer(JointLoss, MicroBatchLoss, GRPOTrainer):
 
     # ---------------------------------------------------------------- loss
 
-    # ---------------------------------------------------------------- loss
-
     def token_logps(self, model, ids: Tensor, mask: Tensor, last: int) -> Tensor:
         """Log-probabilities (B, last) of the last tokens of `ids` (B, L), in TRL's way: in chunks, with their graph."""
         logps, *_ = self._get_per_token_logps_and_entropies(model, ids, mask, last)
@@ -354,6 +356,21 @@ class TRAPOTrainer(JointLoss, MicroBatchLoss, GRPOTrainer):
             if skipped:
                 self.optimizer.zero_grad()
         return norm
+
+    # ---------------------------------------------------------------- order
+
+    def _get_train_sampler(self, dataset=None) -> EpochSampler:
+        """TRL's sampler with an order of its own for every epoch, in a resumed run too."""
+        repeats = super()._get_train_sampler(dataset)
+        self._tell_epoch.sampler = EpochSampler(
+            repeats.data_source,
+            repeats.mini_repeat_count,
+            repeats.batch_size,
+            repeats.repeat_count,
+            repeats.shuffle,
+            repeats.seed,
+        )
+        return self._tell_epoch.sampler
 
     def _progress(self) -> float:
         return self.state.global_step / max(self.state.max_steps, 1)
@@ -404,12 +421,6 @@ class TRAPOTrainer(JointLoss, MicroBatchLoss, GRPOTrainer):
             self._metrics["train"].pop("entropy", None)
         super().log(logs, start_time)
 
-    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
-        """As in TRL, and a NaN or infinite loss stops the run instead of ruining the weights."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        check_finite(loss.item(), self.state.global_step + 1, self.recorder.folder, "rl")
-        return loss
-
     # ---------------------------------------------------------------- run folder
 
     def describe(self) -> dict[str, Any]:
@@ -427,14 +438,23 @@ class TRAPOTrainer(JointLoss, MicroBatchLoss, GRPOTrainer):
         } | environment()
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
-        """As in transformers; True resumes from the newest complete checkpoint of the run folder."""
+        """As in transformers; True resumes from the newest whole checkpoint of the run folder.
+
+        Raises:
+            ValueError: if there is none, or the one that is named is not whole.
+        """
         if resume_from_checkpoint is True:
-            last = self.recorder.folder.last_checkpoint()
+            last, faults = self.recorder.folder.whole_checkpoint()
+            said = "".join(f"; {newer}" for newer in faults)
             if last is None:
                 raise ValueError(
-                    f"no complete checkpoint in {self.recorder.folder.checkpoints}: start without resuming"
+                    f"no whole checkpoint in {self.recorder.folder.checkpoints}{said}: train without resuming"
                 )
+            if faults:
+                logger.warning("going on from %s%s", last, said)
             resume_from_checkpoint = str(last)
+        elif resume_from_checkpoint and (broken := fault(Path(resume_from_checkpoint))):
+            raise ValueError(f"cannot resume: {broken}; name another, or True for the newest that is whole")
         self.recorder.begin(resume_from_checkpoint)
         if self.failed is not None and resume_from_checkpoint:
             self.failed.load(Path(resume_from_checkpoint))
@@ -450,13 +470,7 @@ class TRAPOTrainer(JointLoss, MicroBatchLoss, GRPOTrainer):
     def _get_output_dir(self, trial=None) -> str:
         return os.fspath(self.recorder.folder.checkpoints)
 
-    def _save(self, output_dir=None, state_dict=None) -> None:
-        with without_secrets(self):
-            super()._save(output_dir, state_dict)
-
-    def _save_checkpoint(self, model, trial) -> None:
-        super()._save_checkpoint(model, trial)
-        checkpoint = self.recorder.folder.checkpoints / f"checkpoint-{self.state.global_step}"
+    def save_extra(self, checkpoint: Path) -> None:
+        """What of failed prompts waits."""
         if self.failed is not None:
             self.failed.save(checkpoint)
-        self.recorder.mark(checkpoint, self.state.global_step)
