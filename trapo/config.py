@@ -18,7 +18,9 @@ from .redact import redacted_values
 
 # Choices, in the order in which they are offered; STAGES also in the order in which a run goes through them.
 STAGES = ("sft", "rl")
-ENGINES = ("auto", "torch", "vllm", "vllm-server")
+ENGINES = ("auto", "torch", "transformers", "vllm", "vllm-server")
+ROLLOUT_WEIGHTS = ("copy", "autocast")
+ENGINE_GRAPHS = ("auto", "off")
 SCHEDULES = ("speculative", "pipelined", "barrier")
 TEMPLATES = ("tokenizer", "reference", "reference-eval", "raw")
 EXPERT_TEXTS = ("all", "think")
@@ -209,9 +211,10 @@ class TRAPOConfig(GRPOConfig):
     engine: str = field(
         default="auto",
         metadata={
-            "help": f"{', '.join(ENGINES)}: what draws samples. 'torch' is embedded, 'vllm' needs `pip install "
-            "'trapo[vllm]'`, 'vllm-server' is vLLM's own server (--vllm_server_base_url; docs/scale.md); 'auto' is "
-            "vllm where it is installed and there is a GPU."
+            "help": f"{', '.join(ENGINES)}: what draws samples. 'torch' is embedded, 'transformers' its continuous "
+            "batching (any attention; samples depend on their company), 'vllm' needs `pip install 'trapo[vllm]'`, "
+            "'vllm-server' is vLLM's own server (--vllm_server_base_url; docs/scale.md). 'auto': vllm where it is "
+            "installed and there is a GPU; else transformers for sliding windows, torch for all others."
         },
     )
     vllm_server_weights: str | None = field(
@@ -226,6 +229,24 @@ class TRAPOConfig(GRPOConfig):
         metadata={"help": f"{', '.join(SCHEDULES)}: when micro-groups are drawn. The samples are the same."},
     )
     rollout_slots: int = field(default=64, metadata={"help": "Most samples that the engine draws at once, per rank."})
+    rollout_weights: str = field(
+        default="copy",
+        metadata={
+            "help": f"{', '.join(ROLLOUT_WEIGHTS)}: under bf16 the embedded engine casts linear weights once per "
+            "rollout, adapters merged, or leaves them to autocast. Without bf16 both are the weights themselves."
+        },
+    )
+    engine_graphs: str = field(
+        default="auto",
+        metadata={"help": f"{', '.join(ENGINE_GRAPHS)}: CUDA graphs of the embedded engine, if they prove themselves."},
+    )
+    deterministic: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether a sample must depend on its request only on a GPU or under bf16 too, as it does in "
+            "float32 on a CPU: the embedded engine then computes the largest shape in every step."
+        },
+    )
     update_tokens: int = field(
         default=16384,
         metadata={
@@ -339,11 +360,14 @@ class TRAPOConfig(GRPOConfig):
             )
         return groups
 
-    def resolved_engine(self) -> str:
-        """The engine that was asked for, or what "auto" means on this machine."""
+    def resolved_engine(self, architecture: Any = None) -> str:
+        """The engine that was asked for, or what "auto" means on this machine and for a model's configuration."""
         if self.engine != "auto":
             return self.engine
-        return "vllm" if torch.cuda.is_available() and find_spec("vllm") else "torch"
+        if torch.cuda.is_available() and find_spec("vllm"):
+            return "vllm"
+        full = architecture is None or attention_kinds(architecture) == {"full_attention"}
+        return "torch" if full else "transformers"
 
     @property
     def uses_experts(self) -> bool:
@@ -424,6 +448,11 @@ class TRAPOConfig(GRPOConfig):
             raise ValueError(f"schedule {self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}")
         if self.engine not in ENGINES:
             raise ValueError(f"engine {self.engine!r} is unknown; choose one of {', '.join(ENGINES)}")
+        for name, choices in (("rollout_weights", ROLLOUT_WEIGHTS), ("engine_graphs", ENGINE_GRAPHS)):
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(choices)}")
+        if self.deterministic and self.engine not in ("auto", "torch"):
+            raise ValueError(f"engine {self.engine!r} cannot be deterministic: use --engine torch")
         if self.engine == "vllm" and not find_spec("vllm"):
             raise ValueError("engine 'vllm' needs vLLM: pip install 'trapo[vllm]', or use --engine torch")
         if self.engine == "vllm-server" and not (find_spec("httpx") and find_spec("tenacity")):
@@ -522,6 +551,13 @@ class TRAPOConfig(GRPOConfig):
                     f"would differ: save_steps x gradient_accumulation_steps ({self.gradient_accumulation_steps}) must "
                     f"be a multiple of steps_per_generation x num_iterations ({every})"
                 )
+
+
+def attention_kinds(architecture: Any) -> set[str]:
+    """The kinds of attention of a model's layers, by its transformers configuration, as transformers names them."""
+    text = architecture.get_text_config()
+    default = "sliding_attention" if getattr(text, "sliding_window", None) else "full_attention"
+    return set(getattr(text, "layer_types", None) or [default])
 
 
 def check_deepspeed(config: dict[str, Any]) -> None:

@@ -205,16 +205,16 @@ def test_a_gpus_shapes_draw_the_same(free, model, autocast, monkeypatch):
     assert generate(like_a_gpu(monkeypatch, engine(model, steps=8), free), todo) == expected
 
 
-def test_memory_is_held_between_rollouts_only_where_it_is_little(model, monkeypatch):
+def test_memory_is_held_until_it_is_given_back(model):
     todo = requests()
     expected = generate(engine(model), todo)
-    drawing = like_a_gpu(monkeypatch, engine(model, hold=True))
+    drawing = engine(model, hold=True)
     assert generate(drawing, todo) == expected
     kept = drawing._cache
-    assert kept is not None and generate(drawing, todo) == expected and drawing._cache is kept
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *args: (1 << 20, 1 << 20))
-    generate(drawing, todo)
-    assert drawing._cache is None
+    assert drawing.bytes == sum(x.nbytes for x in (*kept.keys, *kept.values)) > 0
+    assert generate(drawing, todo) == expected and drawing._cache is kept
+    drawing.release()
+    assert drawing.bytes == 0 and generate(drawing, todo) == expected
 
 
 def test_a_fixed_length_has_one_shape_for_all_steps_and_one_for_all_prefills(model, autocast, monkeypatch):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from trapo import TRAPOConfig, TRAPOTrainer
 from trapo.command import job as launch
 from trapo.command import stages
+from trapo.runs.folder import RunFolder
 
 pytestmark = pytest.mark.gpu
 
@@ -67,6 +68,24 @@ def test_mixed_precision_keeps_the_weights_in_float32_and_its_step_near_the_exac
     ids = torch.tensor([[1, 2, 3]], device=plain.model.device)
     with plain.accelerator.autocast():
         assert plain.model.model.layers[0].mlp(plain.model.get_input_embeddings()(ids)).dtype == computed
+
+
+def test_run_json_says_what_has_drawn(plain, precision):
+    found = RunFolder(plain.args.output_dir).record()["rollout"]
+    weights = "copy" if precision == "bf16" else "the model's"
+    assert (found["engine"], found["decoding"], found["weights"]) == ("torch", "eager", weights)
+    assert "fixed length" not in found
+
+
+def test_deterministic_runs_compute_one_shape_where_bits_depend_on_it(tmp_path, tokenizer, precision):
+    samples = []
+    for schedule in ("speculative", "barrier"):
+        path = tmp_path / schedule
+        trained(path, tokenizer, schedule=schedule, deterministic=True, max_steps=1)
+        samples.append((path / "rollouts.jsonl").read_bytes())
+        # "10+10=" and 24 tokens, in multiples of 16
+        assert RunFolder(path).record()["rollout"].get("fixed length") == (32 if precision == "bf16" else None)
+    assert samples[0] == samples[1]
 
 
 def test_the_sft_stage_then_rl(tmp_path, tokenizer, precision):

@@ -22,7 +22,7 @@ GROUPS = {
     "SFT stage": "sft_",
     "LoRA": "lora_",
     "Rollout": "engine schedule rollout_ vllm_server_weights vllm_importance_sampling_correction max_completion_length "
-    "disable_dropout update_tokens",
+    "disable_dropout deterministic update_tokens",
     "Grading": "grader",
     "Data": "template",
     "Run": "eval_temperature log_rollouts logging_steps report_to",

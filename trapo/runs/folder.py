@@ -205,6 +205,10 @@ class RunFolder:
         said = redacted_values({"format": FORMAT} | record)
         write_whole(self.path / "run.json", to_json(said, indent=1, default=str) + "\n")
 
+    def amend(self, fields: dict[str, Any]) -> None:
+        """Put fields into run.json that were not known when the run began."""
+        write_whole(self.path / "run.json", json.dumps(self.record() | fields, indent=1, default=str) + "\n")
+
     def clear(self) -> None:
         """Delete what trapo wrote here, and nothing else."""
         for path in self.written():

@@ -106,6 +106,7 @@ class RunRecorder(StageRecorder):
         self.job: dict[str, Any] = {}
         self.at: tuple[str, int] | None = None
         self._begun = False
+        self._noted: dict[str, Any] = {}
         self._rollout_step = 0
         self._prefixes: dict[tuple[str, int], dict[str, Any]] = {}
 
@@ -132,6 +133,12 @@ class RunRecorder(StageRecorder):
         state = self.take_up(checkpoint)
         if self.main:
             self.folder.rewind(state["stage"], state["step"])
+
+    def note(self, fields: dict[str, Any]) -> None:
+        """Put into run.json what only shows while the run goes on; written when it changes."""
+        if self.main and self._begun and any(self._noted.get(name) != value for name, value in fields.items()):
+            self._noted |= fields
+            self.folder.amend(fields)
 
     def record_rollout(self, rows: list[Row], advantages: list[float], step: int) -> None:
         """Count a training rollout of this rank, drawn for `step`, and write a line per sample of all ranks."""

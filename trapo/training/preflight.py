@@ -115,20 +115,42 @@ def check_model(
     Raises:
         ValueError: naming the thing, the value and the remedy.
     """
-    if args.resolved_engine() == "torch":
+    if args.resolved_engine(architecture) == "torch":
         check_full_attention(architecture)
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no EOS token, so no sample could end: set tokenizer.eos_token")
     context = getattr(architecture.get_text_config(), "max_position_embeddings", None)
     if context is None or not isinstance(train_dataset, Dataset):
         return
-    prompts = train_dataset["prompt"]
-    longest = sorted(range(len(prompts)), key=lambda i: -len(str(prompts[i])))[:LONGEST_PROMPTS]
-    arguments = args.chat_template_kwargs or {}
-    length = max(len(prompt_ids(prompts[i], tokenizer, args.template, **arguments)) for i in longest)
+    length = longest_prompt(args, tokenizer, train_dataset)
     if length + args.max_completion_length > context:
         raise ValueError(
             f"the longest prompt has {length} tokens and max_completion_length is {args.max_completion_length}, "
             f"together more than the model's context of {context}. Set max_completion_length to at most "
             f"{context - length}, or drop the longest prompts"
         )
+
+
+def longest_prompt(args: TRAPOConfig, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> int:
+    """Tokens of the longest prompt: of those that have the most characters."""
+    prompts = dataset["prompt"]
+    longest = sorted(range(len(prompts)), key=lambda i: -len(str(prompts[i])))[:LONGEST_PROMPTS]
+    arguments = args.chat_template_kwargs or {}
+    return max(len(prompt_ids(prompts[i], tokenizer, args.template, **arguments)) for i in longest)
+
+
+def longest_row(
+    args: TRAPOConfig, tokenizer: PreTrainedTokenizerBase, architecture: PretrainedConfig, datasets: list
+) -> int:
+    """Most tokens that a prompt of these datasets and its sample can have; the model's context for a stream.
+
+    Raises:
+        ValueError: for a stream, where the model names no context.
+    """
+    sets = [rows for d in datasets if d is not None for rows in (d.values() if isinstance(d, dict) else [d])]
+    if all(isinstance(rows, Dataset) for rows in sets):
+        return max(longest_prompt(args, tokenizer, rows) for rows in sets) + args.max_completion_length
+    context = getattr(architecture.get_text_config(), "max_position_embeddings", None)
+    if context is None:
+        raise ValueError("deterministic needs the longest prompt: give a dataset that is no stream")
+    return context

@@ -134,7 +134,12 @@ class TRAPOTrainer(SafeSteps, JointLoss, MicroBatchLoss, GRPOTrainer):
         # TRL's entropy bonus is a mean per micro-batch, so it depends on the split; `_compute_loss` has another.
         self._entropy_bonus_enabled = False
         self._engines = Engines(
-            args, self.accelerator, lambda: self.model, self.eos_token_ids, self._tokenizer.pad_token_id
+            args,
+            self.accelerator,
+            lambda: self.model,
+            self.eos_token_ids,
+            self._tokenizer.pad_token_id,
+            lambda: preflight.longest_row(args, self._tokenizer, self.model.config, [train_dataset, eval_dataset]),
         )
         self.trace_tokenizer = TraceTokenizer(
             self._tokenizer,
@@ -249,9 +254,9 @@ class TRAPOTrainer(SafeSteps, JointLoss, MicroBatchLoss, GRPOTrainer):
             torch.no_grad(),
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
             self.accelerator.autocast(),
+            self._engines.drawing(model, self._sampling(training), self.state.global_step) as engine,
         ):
             model.eval()
-            engine = self._engines.ready(model, self._sampling(training), self.state.global_step)
             rollout = Rollout(
                 groups,
                 self.guidance if training else no_guidance(size),
@@ -420,6 +425,7 @@ class TRAPOTrainer(SafeSteps, JointLoss, MicroBatchLoss, GRPOTrainer):
         if "entropy" in logs:  # TRL's own is a mean over the rows that had a gradient
             self._metrics["train"].pop("entropy", None)
         super().log(logs, start_time)
+        self.recorder.note({"rollout": self._engines.describe()})
 
     # ---------------------------------------------------------------- run folder
 

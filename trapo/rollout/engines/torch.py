@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from ...config import attention_kinds
 from .base import Request, Sample, Sampling
 from .torch_cache import KV_MULTIPLE, SlotCache, round_up
 from .torch_draw import Draw
@@ -30,7 +31,6 @@ MIN_ROWS = 4
 GPU_ROWS = 8  # the smallest of a GPU's shapes; the others are twice the one before
 GPU_STEPS = 8  # between two looks at what was drawn
 FIXED_PREFILL = 256  # columns of a prefill of fixed shape
-HELD = 0.25  # largest share of a GPU's memory that keys, values and graphs may hold while nothing is drawn
 
 
 @dataclass
@@ -65,7 +65,7 @@ class TorchEngine:
         prefill_tokens: most tokens of a forward over prompts, padding included; four rows of 16 always go.
         length: if given, the most tokens of prompt and sample, and every step computes all slots and so many columns: a
             sample then depends on its request only whatever the kernels, at the price of the largest shape.
-        hold: whether memory and graphs are kept for the next rollout where they are a small part of a GPU's.
+        hold: whether keys, values and graphs are kept when nothing is left to draw, until `release`.
 
     Raises:
         ValueError: if the model has layers other than full attention; from `submit`, for a request beyond `length`.
@@ -154,7 +154,8 @@ class TorchEngine:
         if self._waiting and (not self._running or free >= min(len(self._waiting), self.slots // 2)):
             self._admit(free)
         if not self._running:
-            self._rest()
+            if not self.hold:
+                self.release()
             return {}
         done, ended = {}, []
         for slot, (tokens, logprobs) in enumerate(zip(*self._advance(), strict=True)):
@@ -170,6 +171,15 @@ class TorchEngine:
                     break  # what was drawn behind its end is nobody's
         self._release(ended)
         return done
+
+    def release(self) -> None:
+        """Free keys, values and graphs; nothing may be running."""
+        self._cache = self._state = self._decode = None
+
+    @property
+    def bytes(self) -> int:
+        """Of keys and values."""
+        return self._cache.bytes_per_column * self._cache.capacity if self._cache is not None else 0
 
     def describe(self) -> dict[str, str | int]:
         """Which path decodes, for the record of a run."""
@@ -238,14 +248,6 @@ class TorchEngine:
         for source, target in zip(sources, targets, strict=True):
             self._running[target] = self._running[source]
         del self._running[left:]
-
-    def _rest(self) -> None:
-        """Nothing is drawn: between two rollouts the pool's memory belongs to the update, unless it is little."""
-        if self._cache is not None and self.hold and self.gpu:
-            held = self._cache.bytes_per_column * self._cache.capacity
-            if held <= HELD * torch.cuda.mem_get_info()[1]:
-                return
-        self._cache = self._state = self._decode = None
 
     # ---------------------------------------------------------------- prefill
 
@@ -318,12 +320,9 @@ class TorchEngine:
 
 def check_full_attention(config) -> None:
     """ValueError unless all layers of the model's config use full attention, the only kind whose cache is slots."""
-    text = config.get_text_config()
-    default = "sliding_attention" if getattr(text, "sliding_window", None) else "full_attention"
-    kinds = set(getattr(text, "layer_types", None) or [default])
-    if kinds != {"full_attention"}:
+    if (kinds := attention_kinds(config)) != {"full_attention"}:
         raise ValueError(
-            f"the embedded engine needs full attention in every layer, but {text.model_type} has "
-            f"{', '.join(sorted(kinds))}: choose a model with full attention (Qwen2, Qwen3, Llama, SmolLM2 ...), or "
-            "--engine vllm"
+            f"the embedded engine needs full attention in every layer, but {config.get_text_config().model_type} "
+            f"has {', '.join(sorted(kinds))}: --engine transformers, --engine vllm, or a model with full attention "
+            "(Qwen2, Qwen3, Llama, SmolLM2 ...)"
         )

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -15,10 +16,14 @@ from trl.generation.vllm_generation import VLLMGeneration
 from ...config import TRAPOConfig
 from .base import Engine, Sampling
 from .torch import TorchEngine
+from .torch_weights import RolloutWeights
 
 if TYPE_CHECKING:
     from .vllm import VLLMEngine
     from .vllm_server import VLLMServerEngine
+
+
+HELD = 0.25  # largest share of a GPU's memory that the embedded engine may keep from one rollout to the next
 
 
 class TRLWeights(VLLMGeneration):
@@ -84,7 +89,7 @@ def start_vllm(
 
 
 class Engines:
-    """Gives a trainer its engine: `TorchEngine` on the live model, or vLLM with weights pushed when they have changed.
+    """Gives a trainer its engine: one in this process that reads the live model, or vLLM with weights pushed to it.
 
     `seconds` and `difference` are of the last push to vLLM and its check (`VLLMEngine.check`); None without one.
 
@@ -94,6 +99,7 @@ class Engines:
         policy: the training model as it is now, perhaps wrapped.
         eos_ids: tokens that end a sample.
         pad_id: any valid token.
+        longest: most tokens of prompt and sample, asked for where every step has that shape.
     """
 
     def __init__(
@@ -103,13 +109,19 @@ class Engines:
         policy: Callable[[], PreTrainedModel],
         eos_ids: list[int],
         pad_id: int,
+        longest: Callable[[], int],
     ):
         self.args, self.accelerator, self.policy, self.eos_ids, self.pad_id = args, accelerator, policy, eos_ids, pad_id
+        self.longest = longest
         self.seconds: float | None = None
         self.difference: float | None = None
         self._whole: PreTrainedModel | None = None  # of a sharded model, its weights unsharded
         self._whole_at = -1  # the step whose weights these are
-        self._vllm = None if args.resolved_engine() == "torch" else self._start_vllm()
+        self._embedded: TorchEngine | None = None
+        self._copies = RolloutWeights()
+        self._path: dict[str, Any] = {}
+        self.name = args.resolved_engine(policy().config)
+        self._vllm = self._start_vllm() if self.name.startswith("vllm") else None
 
     def _start_vllm(self) -> "VLLMEngine | VLLMServerEngine":
         return start_vllm(
@@ -128,12 +140,56 @@ class Engines:
         if self._vllm is not None:
             self._vllm.loaded = None
 
-    def ready(self, model, sampling: Sampling, step: int) -> Engine:
+    def describe(self) -> dict[str, Any]:
+        """What has drawn the last samples, and how, for run.json."""
+        return {"engine": self.name} | self._path
+
+    @contextmanager
+    def drawing(self, model: PreTrainedModel, sampling: Sampling, step: int) -> Iterator[Engine]:
         """The engine with the weights of `model`, the training model unwrapped, as they are at `step`."""
-        if self._vllm is None:
-            if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
-                model = self._unsharded(model, step)
-            return TorchEngine(model, self.eos_ids, self.pad_id, sampling=sampling, slots=self.args.rollout_slots)
+        if self._vllm is not None:
+            yield self._pushed(model, sampling, step)
+            return
+        if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+            model = self._unsharded(model, step)
+        with ExitStack() as stack:
+            kind = self.accelerator.device.type
+            zero3 = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+            cast = self.args.rollout_weights == "copy" and torch.is_autocast_enabled(kind) and not zero3
+            if cast:
+                stack.enter_context(self._copies.placed(model, torch.get_autocast_dtype(kind)))
+            if self._embedded is None or self._embedded.model is not model:
+                self._embedded = self._new_embedded(model)
+            self._embedded.sampling = sampling
+            try:
+                yield self._embedded
+            finally:
+                self._path = self._embedded.describe() | {"weights": "copy" if cast else "the model's"}
+                self._give_back()
+
+    def _new_embedded(self, model: PreTrainedModel) -> TorchEngine:
+        exact = self.accelerator.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        return TorchEngine(
+            model,
+            self.eos_ids,
+            self.pad_id,
+            slots=self.args.rollout_slots,
+            graphs=self.args.engine_graphs,
+            prefill_tokens=self.args.update_tokens,
+            length=self.longest() if self.args.deterministic and not exact else None,
+            hold=True,
+        )
+
+    def _give_back(self) -> None:
+        """Between two rollouts the memory is the update's, unless what graphs would be lost with is a small part."""
+        if self.accelerator.device.type == "cuda":
+            held = self._embedded.bytes + self._copies.bytes
+            if held <= HELD * torch.cuda.mem_get_info()[1]:
+                return
+        self._embedded.release()
+        self._copies.drop()
+
+    def _pushed(self, model: PreTrainedModel, sampling: Sampling, step: int) -> "VLLMEngine | VLLMServerEngine":
         self._vllm.sampling, self.seconds = sampling, None
         if self._vllm.loaded != (id(self), step):
             started = time.perf_counter()
