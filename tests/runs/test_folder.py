@@ -1,7 +1,6 @@
 import json
 
 import pytest
-
 from run_folders import make_checkpoint
 
 from trapo.files import locked, read_jsonl, to_json, write_whole

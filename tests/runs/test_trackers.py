@@ -3,10 +3,9 @@
 import json
 import os
 import subprocess
-import sys
-from pathlib import Path
 
 from places import TRAPO
+
 # In place of trackio: as strict about an open run, and it writes down what it is told.
 TRACKIO = """
 import json, types

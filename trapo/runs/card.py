@@ -6,9 +6,9 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from .intervals import wilson
 from ..recipe import header, recipe_names
 from .folder import RunFolder
+from .intervals import wilson
 
 BODY = """# {name}
 

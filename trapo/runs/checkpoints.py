@@ -1,6 +1,6 @@
 """What makes a checkpoint whole: its manifest, written last, with the name, the size and the hash of every file.
 
-    {"stage": "rl", "step": 8, "samples": 512, "shown": [...], "files": {"model.safetensors": {"bytes": 1, "sha256": ""}}}
+    {"stage": "rl", "step": 8, "samples": 512, "shown": [...], "files": {"trapo.json": {"bytes": 1, "sha256": ""}}}
 
 A checkpoint without it was not finished; one that differs from it was damaged. Those of before there were hashes are
 held to what can be read of them.

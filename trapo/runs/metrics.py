@@ -8,8 +8,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from ..method.expert import ExpertTokens
 from ..grading.grader import STATUSES
+from ..method.expert import ExpertTokens
 from ..method.guidance import MicroGroups
 from ..rollout.types import Cost, Row
 

@@ -40,7 +40,12 @@ class ProgressLine(TrainerCallback):
         if not state.is_world_process_zero or not self.console.is_terminal:
             return
         bar = [BarColumn(20)] if self.console.width >= WIDTH_FOR_BAR else []  # figures first
-        columns = (TextColumn(f"{self.stage} step"), MofNCompleteColumn(), *bar, TextColumn("{task.description}", markup=False))
+        columns = (
+            TextColumn(f"{self.stage} step"),
+            MofNCompleteColumn(),
+            *bar,
+            TextColumn("{task.description}", markup=False),
+        )
         self.progress = Progress(*columns, TimeRemainingColumn(compact=True), console=self.console)
         self.task = self.progress.add_task("", total=state.max_steps, completed=state.global_step)
         self.progress.start()

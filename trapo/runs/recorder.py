@@ -217,4 +217,3 @@ class RunRecorder(StageRecorder):
             self.append("evals.jsonl", [{"stage": stage, "step": step, "set": name} | figures])
         elif "loss" in logs:
             self.append("metrics.jsonl", [{"step": state.global_step} | logs])
-
