@@ -119,7 +119,7 @@ def test_a_run_that_failed_before_its_first_step_may_be_begun_again(tmp_path):
     folder.begin({"a": 2})
     assert folder.record() == {"format": "trapo run", "a": 2} and folder.records("evals.jsonl") == []
     (folder.path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="it has notes.txt"):
+    with pytest.raises(ValueError, match=r"it has notes\.txt"):
         folder.check_free()
 
 
@@ -158,7 +158,8 @@ EMPTY = [
     ["data", "prepare", "", "--out", "x.jsonl"], ["data", "prepare", "x.jsonl", "--out", ""],
     ["data", "prepare", "x.jsonl", "--out", "y.jsonl", "--second", ""], ["doctor", "--model", ""],
     ["toy-gmm", "--out", ""], ["report", ""], ["report", "x", "--out", ""], ["compare", "a", "b", "--out", ""],
-    ["eval", "--bench", "math", "--model", ""], ["eval", "--bench", "math", "--out", ""], ["sweep", "alpha", "--out", ""],
+    ["eval", "--bench", "math", "--model", ""], ["eval", "--bench", "math", "--out", ""],
+    ["sweep", "alpha", "--out", ""],
 ]  # fmt: skip
 
 
