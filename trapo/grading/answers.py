@@ -1,63 +1,88 @@
-r"""A final answer as text: what is in the box, written the one way that the comparison reads.
+r"""Where the final answer is: in the last \boxed after the last </think>.
 
-math-verify compares expressions; what it misreads is rewritten before: `4.5e33` (to it 4.5 * e * 33), thousands in
-groups (`10\,000`, `1 000`), degrees, a trailing period. Nothing here makes unequal values equal: units are kept apart
-and compared where both answers name one, and nothing is rounded.
+All linear in the text: the trainer's own process does this for every sample.
 """
 
 import re
 from typing import Any
 
-_SPACE = r"(?:\\[,;:!\ ]|\\(?:quad|qquad|thinspace|medspace|thickspace)\b|[~\s])"
-_UNICODE = str.maketrans(
-    {"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "°": r"^\circ ", "∞": r"\infty ", "π": r"\pi "}
-    | {
-        "√": r"\sqrt ",
-        "≤": r"\le ",
-        "≥": r"\ge ",
-        "％": r"\%",
-        "\u00a0": " ",
-        "\u2009": " ",
-        "\u202f": " ",
-        "\u200b": "",
-    }
-)
-_WRAPPED = re.compile(r"\$\$(.*)\$\$|\$([^$]*)\$|\\\((.*)\\\)|\\\[(.*)\\\]", re.DOTALL)
-_GROUPED = re.compile(rf"(?<![\d.,])(\d{{1,3}}(?:{_SPACE}+\d{{3}})+)(?!\d)")
-_COMMA_BRACES = re.compile(r"(?<=\d)\{,\}(?=\d{3}(?!\d))")
-_SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d+)(?![\w.])")
-_DEGREE = re.compile(rf"{_SPACE}*(?:\^\s*(?:\\circ\b|\{{\s*\\circ\s*\}})|\\degrees?\b|\\text\{{\s*degrees?\s*\}})")
-_TRIGONOMETRY = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)\b")
-_CHOICE = re.compile(r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*\(?\s*([A-J])\s*\)?\s*[.:]?\s*\}?")
-_UNIT = re.compile(
-    rf"""(?P<value>.*[\d}})]){_SPACE}*(?:
-    \\(?:text|mathrm|textrm|mbox|rm)\s*\{{{_SPACE}*(?P<boxed>[A-Za-z][A-Za-z\ /.]*?){_SPACE}*\}}
-    |(?P<bare>cm|mm|km|kg|mg|ml|hours?|minutes?|seconds?|days?|years?|feet|inches|miles|meters?|dollars?|cents?|units)
-    )(?P<power>\s*\^\s*\{{?\s*[23]\s*\}}?)?""",
-    re.DOTALL | re.VERBOSE,
-)
-_BASE = re.compile(r"\(?(?:\\text\s*\{)?(\d[0-9A-F]*)\}?\)?\s*_\s*\{?(?:\\text\s*\{)?\s*(\d+)\s*\}*")
-_SAME_UNIT = {
-    "centimeter": "cm", "millimeter": "mm", "meter": "m", "metre": "m", "kilometer": "km", "inch": "in", "inche": "in",
-    "foot": "ft", "feet": "ft", "mile": "mi", "second": "s", "sec": "s", "minute": "min", "hour": "h", "hr": "h",
-    "gram": "g", "kilogram": "kg", "liter": "l", "litre": "l", "dollar": "usd",
-}  # fmt: skip
+LONGEST = 10_000  # characters; no gold answer is nearly as long, and reading more costs more than it is worth
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=(\{)|([A-Za-z0-9]))")
+_JOINED = re.compile(r"\s*\$?\s*(?:,|;|,?\s*and)\s*\$?\s*")
+_UNBOXED = re.compile(r"\\(?:boxed|fbox)\s*")
 
 
 def boxed_answer(text: str) -> str | None:
-    r"""The content of the last \boxed{...} after the last </think>, of the whole text where there is no </think>.
+    r"""The content of the last \boxed{...} after the last </think>, of the whole text where nothing stands behind it.
 
-    None if there is no complete box.
+    `\fbox{5}`, `\boxed {5}` and `\boxed 5` are boxes. Boxes with only a comma or "and" between them are one list;
+    side by side they are one answer in parts. A box in a box is layout. An empty box, and one that is cut off, do not
+    count where there is a complete one before; a cut one alone counts to the end of the text.
+
+    None if there is no box; "" if it is empty.
     """
-    text = text.rpartition("</think>")[2]
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    depth, begin = 0, start + len("\\boxed")
-    for i in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[i], 0) if text[i - 1] != "\\" else 0
+    before, _, after = text.rpartition("</think>")
+    text = after if after.strip() or not before else before
+    boxes, cut = _boxes(text)
+    if not boxes:
+        return cut
+    filled = [i for i, (begin, _, inner) in enumerate(boxes) if inner.strip()]
+    if not filled:
+        return boxes[-1][2]
+    last = filled[-1]
+    if any(not text[boxes[i - 1][1] : boxes[i][0]].strip() for i in range(last + 1, len(boxes))):
+        return ""  # an empty box right behind the last one takes it back
+    answer = boxes[last][2]
+    for i in range(last - 1, -1, -1):
+        between = text[boxes[i][1] : boxes[i + 1][0]]
+        if len(between) > 20 or (between.strip() and not _JOINED.fullmatch(between)):
+            break
+        answer = f"{boxes[i][2]}{', ' if between.strip() else ' '}{answer}"
+    return answer
+
+
+def _boxes(text: str) -> tuple[list[tuple[int, int, str]], str | None]:
+    """The outermost complete boxes, each as where it begins and ends and its content; and a cut one's content."""
+    boxes: list[tuple[int, int, str]] = []
+    at, cut = 0, None
+    while found := _BOX.search(text, at):
+        if found[2]:
+            boxes.append((found.start(), found.end() + 1, found[2]))
+            at = found.end() + 1
+            continue
+        end = _closing(text, found.end())
+        if end is None:  # braces that are never closed: whatever boxes stand inside count for themselves
+            cut = text[found.end() + 1 :] if cut is None else cut
+            at = found.end() + 1
+            if not _BOX.search(text, at):
+                break
+            rest = _later(text, at)
+            if rest is None:
+                break
+            at = rest
+            continue
+        boxes.append((found.start(), end + 1, _UNBOXED.sub("", text[found.end() + 1 : end])))
+        at = end + 1
+    return boxes, None if cut is None else cut.strip() or ""
+
+
+def _later(text: str, at: int) -> int | None:
+    """Where the last complete box behind `at` begins: after one that was cut, only that one can count."""
+    starts = [found.start() for found in _BOX.finditer(text, at)]
+    for start in reversed(starts[-3:]):
+        found = _BOX.match(text, start)
+        if found[2] or _closing(text, found.end()) is not None:
+            return start
+    return None
+
+
+def _closing(text: str, at: int) -> int | None:
+    """Where the brace that opens at `at` is closed; None if it is not."""
+    depth = 0
+    for found in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, at):
+        depth += {"{": 1, "}": -1}.get(found[0], 0)
         if depth == 0:
-            return text[begin + 1 : i]
+            return found.start()
     return None
 
 
@@ -69,50 +94,10 @@ def gold_text(gold: Any) -> str:
 
 
 def normalise(answer: str) -> str:
-    """The answer rewritten, its value unchanged: no dollars, separators or trailing period; powers of ten spelled out.
-
-    normalise(normalise(x)) == normalise(x).
-    """
-    before = None
-    while answer != before:  # what one rule lays bare another may take
-        before = answer
-        answer = answer.translate(_UNICODE).strip()
-        if wrapped := _WRAPPED.fullmatch(answer):
-            answer = next(part for part in wrapped.groups() if part is not None)
-        answer = re.sub(rf"^(?:{_SPACE})+|(?:{_SPACE})+$", "", answer)
-        answer = re.sub(r"(?<!\\)[.,;]+$", "", answer)
-        answer = re.sub(r"^\\?\$\s*(?=[\d.-])", "", answer)
-        answer = re.sub(r"(?<!\\)%", r"\\%", answer)
-        answer = _COMMA_BRACES.sub(",", answer)
-        answer = _GROUPED.sub(lambda m: re.sub(r"\D", "", m[1]), answer)
-        answer = _SCIENTIFIC.sub(lambda m: rf"{m[1]} \cdot 10^{{{int(m[2])}}}", answer)
-        if _TRIGONOMETRY.search(answer):
-            answer = re.sub(rf"(\d+(?:\.\d+)?){_DEGREE.pattern}", r"(\1 \\cdot \\pi / 180)", answer)
-        else:
-            answer = _DEGREE.sub("", answer)
-        if choice := _CHOICE.fullmatch(answer):
-            answer = choice[1]
-    return answer
-
-
-def split_unit(answer: str) -> tuple[str, str | None]:
-    """Value and unit of a normalised answer; None where none is named ("square units" is none).
-
-    Synonyms have one name, powers are kept: `5 \\text{ cm}^2` is ("5", "cm2").
-    """
-    found = _UNIT.fullmatch(answer)
-    if not found:
-        return answer, None
-    words = (found["boxed"] or found["bare"]).lower().replace(".", "").split()
-    square = {"square": "2", "sq": "2", "cubic": "3"}
-    power = "".join(square.get(word, "") for word in words) + re.sub(r"\D", "", found["power"] or "")
-    names = [word for word in words if word not in square]
-    names = [name.removesuffix("s") if len(name) > 2 else name for name in names]
-    unit = " ".join(_SAME_UNIT.get(name, name) for name in names)
-    return found["value"], None if unit in ("unit", "") else unit + power
-
-
-def split_base(answer: str) -> tuple[str, str | None]:
-    r"""Digits and base of a number that names its base; anything else and None: `1010_{2}` is ("1010", "2")."""
-    found = _BASE.fullmatch(answer)
-    return (found[1], found[2]) if found else (answer, None)
+    """The answer without what never matters: space and dollars around it, a full stop behind it."""
+    answer = " ".join(answer.split())
+    while True:
+        shorter = answer.strip(" $").removesuffix(".").removesuffix(",")
+        if shorter == answer:
+            return answer
+        answer = shorter

@@ -1,0 +1,160 @@
+"""The words around an answer: which of them say nothing, which name a number, which are the same in other words."""
+
+from collections.abc import Sequence
+
+from .latex import Token
+
+_LEADS = sorted(
+    (
+        phrase.split()
+        for phrase in (
+            "the answer is; answer is; the final answer is; final answer is; final answer; the answer; answer; exactly; "
+            "there are; there is; we have; we get; equals; equal to; so; thus; hence; therefore; the value is; "
+            "the year; the year is; year; a total of; the total is; the number is; total of; the solution is; solution; "
+            "the solutions are; solutions; the result is; result; the maximum is; the minimum is; the maximum value is; "
+            "the minimum value is; is; the correct answer is; the correct option is; correct answer; the correct choice is; "
+            "it is; the sum is; the product is; the probability is; the area is; the length is; the distance is; "
+            "the volume is; the remainder is; the ratio is; the set is; the roots are; the values are; the value of; are; "
+            "the point is; the function is; the expression is; the equation is; the only solution is; only; just; "
+            "the solution set is; the domain is; the range is; the interval is; the limit is; the average is"
+        ).split(";")
+    ),
+    key=len,
+    reverse=True,
+)
+_TAILS = [phrase.split() for phrase in "in total; total; altogether; exactly; only; in all; each; respectively".split(";")]
+_REMARKS = ("since", "because")
+_QUANTIFIED = frozenset("real integer integers number numbers reals natural positive all x y z n k t r s m".split())
+CHANGES = frozenset("increase decrease profit loss gain discount reduction rise drop growth decline off markup".split())
+NUMBERS = {
+    word: i
+    for i, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+        "eighteen nineteen twenty".split()
+    )
+} | {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
+MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "hundreds": 2}
+_SAME = {
+    ("dne",): ("does", "not", "exist"), ("doesn't", "exist"): ("does", "not", "exist"),
+    ("no", "solutions"): ("no", "solution"), ("no", "roots"): ("no", "root"), ("undef",): ("undefined",),
+    ("no", "real", "solutions"): ("no", "real", "solution"), ("none", "of", "these"): ("none", "of", "the", "above"),
+    ("not", "defined"): ("undefined",), ("limit", "does", "not", "exist"): ("does", "not", "exist"),
+    ("there", "is", "no", "solution"): ("no", "solution"), ("solution", "does", "not", "exist"): ("no", "solution"),
+    ("no", "such", "solution"): ("no", "solution"), ("empty", "set"): ("no", "solution"),
+    ("the", "empty", "set"): ("no", "solution"), ("no", "solution", "exists"): ("no", "solution"),
+    ("it", "does", "not", "exist"): ("does", "not", "exist"), ("infinitely", "many", "solutions"): ("infinitely", "many"),
+    ("infinite",): ("infinitely", "many"),
+}  # fmt: skip
+_ARTICLES = frozenset(("a", "an", "the"))
+_ELEMENTS = frozenset(
+    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo "
+    "Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl "
+    "Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm".split()
+)
+
+
+def is_word(token: Token) -> bool:
+    """Whether the token is letters that may be a word."""
+    return token.kind in ("word", "run")
+
+
+def unwrapped(found: list[Token]) -> list[Token]:
+    """The tokens without the words that only lead to an answer, and without remarks behind it."""
+    found = _without_lead(found)
+    for phrase in _TAILS:
+        if len(found) > len(phrase) and _spell(found[-len(phrase) :]) == phrase and not is_word(found[-len(phrase) - 1]):
+            found = found[: -len(phrase)]
+    return _without_quantifier(_without_remark(found))
+
+
+def _spell(found: Sequence[Token]) -> list[str]:
+    return [t.text.lower() if is_word(t) else "" for t in found]
+
+
+def _without_lead(found: list[Token]) -> list[Token]:
+    for phrase in _LEADS:
+        rest = found[len(phrase) :]
+        if not rest or _spell(found[: len(phrase)]) != phrase:
+            continue
+        while rest and rest[0].is_mark(":"):
+            rest = rest[1:]
+        if rest and (len(phrase) > 1 or any(not is_word(t) for t in rest)):
+            return _without_lead(rest)
+    end = next((i for i, t in enumerate(found) if not is_word(t)), len(found))
+    rest = found[end + 1 :]
+    if 0 < end < len(found) and found[end].is_mark(":") and rest and not denies(_spell(found[:end])):
+        if not any(is_word(t) for t in rest[:1]):
+            return rest  # "Area: 5"
+    return found
+
+
+_DENIALS = frozenset(
+    "not no never neither nor except but less more greater smaller fewer least most about approximately around near nearly "
+    "roughly almost wrong incorrect false or if unless maybe perhaps possibly other any between below above over under".split()
+)
+
+
+def denies(words: Sequence[str]) -> bool:
+    """Whether the words may say that what follows is not the answer, or not all of it."""
+    return any(word.lower() in _DENIALS for word in words)
+
+
+def _without_remark(found: list[Token]) -> list[Token]:
+    """Without a bracket behind the answer that says why, or says a number again in words."""
+    if not found or not found[-1].is_mark(")"):
+        return found
+    depth = 0
+    for i in range(len(found) - 1, 0, -1):
+        depth += found[i].is_mark(")") - found[i].is_mark("(")
+        if depth == 0:
+            break
+    else:
+        return found
+    words = _spell(found[i + 1 : -1])
+    if words and words[0] in _REMARKS and not {"or", "not", "if", "but"} & set(words):
+        return found[:i]
+    before = found[i - 1]
+    if i == 1 and len(words) == 1 and words[0] in NUMBERS and before.text == str(NUMBERS[words[0]]):
+        return found[:i]
+    return found
+
+
+def _without_quantifier(found: list[Token]) -> list[Token]:
+    """Without "for all x", "for every real x", "for all x in R"."""
+    spelled = _spell(found)
+    for i in range(1, len(found) - 1):
+        if spelled[i] == "for" and spelled[i + 1] in ("all", "any", "every"):
+            rest = found[i + 2 :]
+            plain = all(
+                (is_word(t) and t.text.lower() in _QUANTIFIED) or (t.kind == "letter") or t.is_command("in") for t in rest
+            )
+            return found[:i] if plain else found
+    return found
+
+
+def same_words(left: Sequence[str], right: Sequence[str]) -> bool:
+    """Whether two texts say the same: case does not count, nor articles; of chemical formulas case does."""
+    left, right = _plain(left), _plain(right)
+    lower = [tuple(w.lower() for w in words) for words in (left, right)]
+    lower = [_SAME.get(words, words) for words in lower]
+    if lower[0] != lower[1]:
+        return False
+    return not any(a != b and _is_formula(a) and _is_formula(b) for a, b in zip(left, right, strict=False))
+
+
+def _plain(words: Sequence[str]) -> list[str]:
+    kept = [w for w in words if w.lower() not in _ARTICLES]
+    return kept or list(words)
+
+
+def _is_formula(word: str) -> bool:
+    """Whether the word is made of the elements' symbols: `Co` and `CO` are, `Yes` is not, nor is `No` meant to be."""
+    if word.lower() in ("no", "yes", "os", "in", "as", "at", "he", "is", "so", "us", "i"):
+        return False
+    at = 0
+    while at < len(word):
+        size = 2 if word[at : at + 2] in _ELEMENTS else 1 if word[at] in _ELEMENTS else 0
+        if not size:
+            return False
+        at += size
+    return True

@@ -1,0 +1,182 @@
+"""Equations, inequalities and other relations: which are the same, and which only give a value a name."""
+
+from collections.abc import Sequence
+
+import sympy
+from sympy import Symbol
+from sympy.core.function import AppliedUndef
+
+from .equality import equal, proportional
+from .phrases import denies
+from .values import Formula, List, Relation, Tuple, Unread, Value, Words
+
+_MIRRORED = {">": "<", "ge": "le"}
+_SYMMETRIC = frozenset("= ne parallel perp sim simeq cong Leftrightarrow vee wedge cup cap approx leftrightarrow".split())
+_RENAMED = {"y": "f"}  # y = ... and f(x) = ... say the same
+
+
+def value_of(relation: Relation) -> Value | None:
+    """The value that an equation gives a name to, `x = 5`, or that all its members have, `3 + 4 = 7`; None if none.
+
+    The name may be anything that is no number, if the value is a number: `m + n = 7`. Else it is a letter, a function
+    or words: `2x + 3 = 0` has no value.
+    """
+    from .comparison import same
+
+    if relation.ops == ("in",):
+        return relation.sides[1] if is_name(relation.sides[0]) else None
+    if set(relation.ops) != {"="}:
+        return None
+    first, last = relation.sides[0], relation.sides[-1]
+    if any(not same(middle, last) for middle in relation.sides[1:-1]):
+        return None
+    if len(relation.sides) == 2 and _is_number(first) and isinstance(last, Formula) and isinstance(last.value, Symbol):
+        return first
+    if _is_number(first) and relation.texts[0] == relation.texts[-1]:
+        return None  # 0 = 0
+    if relation.texts[0] == "e" or (not isinstance(first, Unread) and same(first, last)):
+        return last
+    if _is_number(first):
+        return None
+    names_number = isinstance(first, Formula) and _is_number(last)
+    return last if names_number or (is_name(first) and not _within(first, last)) else None
+
+
+def _is_number(value: Value) -> bool:
+    return isinstance(value, Formula) and not isinstance(value.value, sympy.MatrixBase) and value.value.is_number
+
+
+def is_name(value: Value) -> bool:
+    """Whether it may name another value: a letter, a function, letters or words, a tuple of letters, the unreadable."""
+    if isinstance(value, Formula):
+        return isinstance(value.value, Symbol | AppliedUndef) or _is_product_of_letters(value.value)
+    if isinstance(value, Tuple):
+        return all(is_name(m) for m in value.members)
+    if isinstance(value, Words):
+        return not denies(value.words)
+    return not isinstance(value, Relation | List)
+
+
+def _is_product_of_letters(value: sympy.Basic) -> bool:
+    """AB, which may be a segment."""
+    return isinstance(value, sympy.Mul) and all(isinstance(a, Symbol) for a in value.args)
+
+
+def _within(name: Value, value: Value) -> bool:
+    """Whether the letter that names a formula is in it."""
+    return (
+        isinstance(name, Formula)
+        and isinstance(value, Formula)
+        and isinstance(name.value, Symbol)
+        and name.value in value.value.free_symbols
+    )
+
+
+def values_of(found: List) -> list[Value] | None:
+    """A list's members without the name before them, `x = 1, x = 2` or `n = 1, 2, 4`; None where they are others' too."""
+    named = [isinstance(m, Relation) and m.ops == ("=",) for m in found.members]
+    if not any(isinstance(m, Relation) for m in found.members):
+        return list(found.members)
+    if all(named):
+        if len({m.texts[0] for m in found.members}) > 1:
+            return None
+        values = [value_of(m) for m in found.members]
+        return None if None in values else values
+    if named[0] and not any(isinstance(m, Relation) for m in found.members[1:]):
+        first = value_of(found.members[0])
+        return None if first is None else [first, *found.members[1:]]
+    return None
+
+
+def same_relation(left: Relation, right: Relation) -> bool:
+    """Whether two relations say the same."""
+    from .comparison import same
+
+    left, right = _plain(left), _plain(right)
+    if left is None or right is None or len(left.ops) != len(right.ops):
+        return False
+    if left.ops == right.ops and _in_order(left.sides, right.sides):
+        return not (left.ops == ("=",) and same(*left.sides) and left.texts != right.texts and _is_empty(left))
+    if len(left.ops) != 1 or left.ops != right.ops:
+        return False
+    op = left.ops[0]
+    if op in _SYMMETRIC and _in_order(left.sides, right.sides[::-1]):
+        return True
+    if not all(isinstance(s, Formula) for s in (*left.sides, *right.sides)):
+        return op == "=" and _same_definition(left, right)
+    if op == "=":
+        return _same_definition(left, right) or _same_equation(left, right)
+    return op in ("<", "le", "ne") and _proportional(left, right, op != "ne")
+
+
+def _is_empty(relation: Relation) -> bool:
+    """Whether it holds whatever its letters are: 1 = 1."""
+    return all(isinstance(s, Formula) for s in relation.sides) and equal(*(s.value for s in relation.sides))
+
+
+def _in_order(left: Sequence[Value], right: Sequence[Value]) -> bool:
+    from .comparison import same
+
+    return all(map(same, left, right))
+
+
+def _plain(relation: Relation) -> Relation | None:
+    """With "<" for ">", and a chain of equations as its first and last member; None if those between differ."""
+    from .comparison import same
+
+    if relation.ops and all(op in _MIRRORED for op in relation.ops):
+        ops = tuple(_MIRRORED[op] for op in relation.ops[::-1])
+        return Relation(relation.sides[::-1], ops, relation.texts[::-1])
+    if len(relation.ops) > 1 and set(relation.ops) == {"="}:
+        if any(not same(middle, relation.sides[-1]) for middle in relation.sides[1:-1]):
+            return None
+        sides = (relation.sides[0], relation.sides[-1])
+        return Relation(sides, ("=",), (relation.texts[0], relation.texts[-1]))
+    return relation
+
+
+def _same_definition(left: Relation, right: Relation) -> bool:
+    """f(x) = x + 1, f(t) = t + 1 and y = x + 1 define the same."""
+    from .comparison import same
+
+    if not all(isinstance(s, Formula) for s in (left.sides[0], right.sides[0], left.sides[1], right.sides[1])):
+        return False
+    names = [r.sides[0].value for r in (left, right)]
+    plain = [_defined(name) for name in names]
+    if None in plain or plain[0][0] != plain[1][0]:
+        return False
+    (_, a), (_, b) = plain
+    body = right.sides[1].value
+    if a is not None and b is not None and a != b:
+        if a in body.free_symbols:
+            return False
+        body = body.xreplace({b: a})
+    elif (a is None) != (b is None):
+        letter = a or b
+        if letter.name != "x":
+            return False
+    return same(left.sides[1], Formula(body))
+
+
+def _defined(name: sympy.Basic) -> tuple[str, Symbol | None] | None:
+    """What a left-hand side defines, and of which letter."""
+    if isinstance(name, AppliedUndef) and len(name.args) == 1 and isinstance(name.args[0], Symbol):
+        return name.func.__name__.split("/")[0], name.args[0]
+    if isinstance(name, Symbol) and name.name in _RENAMED:
+        return _RENAMED[name.name], None
+    return None
+
+
+def _same_equation(left: Relation, right: Relation) -> bool:
+    differences = [r.sides[0].value - r.sides[1].value for r in (left, right)]
+    if any(isinstance(d, sympy.MatrixBase) or not d.free_symbols for d in differences):
+        return False
+    return _proportional(left, right, False)
+
+
+def _proportional(left: Relation, right: Relation, positive: bool) -> bool:
+    if any(isinstance(s.value, sympy.MatrixBase) for s in (*left.sides, *right.sides)):
+        return False
+    if any(s.value.has(sympy.oo) for s in (*left.sides, *right.sides)):
+        return False
+    return proportional(*(r.sides[0].value - r.sides[1].value for r in (left, right)), positive)
