@@ -1,14 +1,13 @@
 """Verdicts on an evaluation's samples: each text is graded once, in worker processes, while others are being drawn."""
 
 import atexit
-import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 
 from trapo.grading.answers import boxed_answer, normalise
+from trapo.grading.choice import same_letter
 from trapo.grading.grader import Grader
 
-_CHOICE = re.compile(r"(?:\\text\{)?\(?([A-J])\}?[).:]+\s+\S.*", re.DOTALL)
 Key = tuple[bool, str, str]  # the papers' grading?, text, gold
 
 
@@ -118,16 +117,10 @@ def letter_status(text: str, gold: str) -> str:
     A choice's text may stand behind its letter: "B. Photosynthesis". Never by algebra: that would read e, a wrong
     answer to a question whose gold is E, as a number.
     """
-    answer = _answer(text)
-    if answer is None:
+    answer = boxed_answer(text)
+    if answer is None or not answer.strip():
         return "no_box"
-    return "correct" if _letter(answer) == _letter(gold) else "wrong"
-
-
-def _letter(answer: str) -> str:
-    """The letter of a choice that its text follows; anything else as it is."""
-    found = _CHOICE.fullmatch(answer)
-    return found[1] if found else answer
+    return "correct" if same_letter(answer, gold, small=True) else "wrong"
 
 
 def _answer(text: str) -> str | None:

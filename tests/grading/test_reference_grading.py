@@ -17,7 +17,7 @@ MATH_VERIFY_FINDS_IT = [
     (r"Hence the final answer is $\frac{3}{4}$.", "0.75", True, "no_box"),
     (r"It is $2\sqrt{2}$", r"\sqrt{8}", True, "no_box"),
     ("it costs $5 and then 12 in all", "12", True, "no_box"),
-    (r"\boxed 7", "7", True, "no_box"),
+    (r"\boxed 7", "7", True, "correct"),
     (r"\boxed{3} is wrong, the final answer is $4$. I hope it is correct.", "4", True, "wrong"),
     (r"<think>\boxed{7}</think> the rest was cut off", "7", True, "no_box"),
     (r"\boxed{\frac{1}{2}}", "0.5", True, "correct"),
@@ -27,15 +27,15 @@ MATH_VERIFY_FINDS_IT = [
     (r"\boxed{5}", r"\boxed{5}", True, "correct"),
 ]
 ONLY_THE_BOX_DOES = [
-    (r"\boxed{1} and \boxed{2}", "2", True, "correct"),  # to math-verify the set {1, 2}
-    (r"\boxed{\text{5 days}}", "5", True, "wrong"),  # unit words go
-    (r"\boxed{\text{3:30 pm}}", "3:30", True, "wrong"),
+    (r"\boxed{1} and \boxed{2}", "2", True, "wrong"),  # to math-verify the set {1, 2}; to us two answers
+    (r"\boxed{\text{5 days}}", "5", True, "correct"),  # unit words go
+    (r"\boxed{\text{3:30 pm}}", "3:30", True, "correct"),
     (r"\boxed{\text{5 east}}", r"\text{5 west}", True, "wrong"),
-    (r"\boxed{(3, 4 \text{ cm})}", "(3,4)", True, "wrong"),
+    (r"\boxed{(3, 4 \text{ cm})}", "(3,4)", True, "correct"),
     (r"\boxed{(c)}", "(a)", True, "wrong"),  # so do the letters a and c, which leaves () and ()
     (r"\boxed{t^2}", "m^2", True, "wrong"),
     (r"\boxed{\text{Thursday}}", r"\text{Thurs}", True, "wrong"),  # and "day", inside a word too
-    (r"\boxed{2 \text{ million}}", "2*10^6", True, "wrong"),
+    (r"\boxed{2 \text{ million}}", "2*10^6", True, "correct"),
     (r"\boxed{12345678901234567891}", "12345678901234567890", True, "wrong"),  # equal as floats
     (r"\boxed{2.0000000001}", "2", True, "wrong"),
     (r"\boxed{1e3}", "1000", True, "correct"),
@@ -54,9 +54,9 @@ WRONG_STAYS_WRONG = [
     (r"\boxed{0.33}", r"\frac{1}{3}", False, "wrong"),
     (r"\boxed{\text{Bob}}", r"\text{Alice}", False, "wrong"),
     (r"\boxed{c}", "a", False, "wrong"),  # a unit word that is all there is stays
-    (r"\boxed{\frac{1}{2} \text{ hour}}", r"30 \text{ minutes}", False, "wrong"),
-    (r"\boxed{12", "12", False, "no_box"),  # math-verify wants a number to stand free
-    (r"\fbox{7}", "7", False, "no_box"),
+    (r"\boxed{\frac{1}{2} \text{ hour}}", r"30 \text{ minutes}", False, "correct"),
+    (r"\boxed{12", "12", False, "correct"),  # math-verify wants a number to stand free
+    (r"\fbox{7}", "7", False, "correct"),
     ("Answer: B", "B", False, "no_box"),
     (r"\boxed{}", "12", False, "no_box"),
     ("", "12", False, "no_box"),

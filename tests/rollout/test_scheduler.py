@@ -135,19 +135,41 @@ def test_an_exception_leaves_nothing_in_flight(schedule):
     assert not engine.running and not engine.waiting
 
 
+def test_an_exception_leaves_no_answer_to_a_later_rollout():
+    """A grader outlives its rollouts: what it was given in one that failed must not turn up in the next."""
+    made = [Group(f"p{i}", (1, i), [], {"prompt": "x", "answer": "0.5"}) for i in range(4)]
+    with Grader(workers=1) as grader:
+        judge = GraderJudge(grader, lambda row: r"\boxed{1/2}" if row.index else r"\boxed{1/3}")
+        for row in [Row(group, 0, None, 0, ()) for group in made]:
+            judge.submit(row)
+        judge.abort()
+        again = GraderJudge(grader, lambda row: r"\boxed{1/2}")
+        rollout = Rollout(made, no_guidance(2), ClockEngine(8), again, seed=1, step=1, max_tokens=16)
+        rows = [row for group in rollout.run() for row in group]
+    assert [row.status for row in rows] == ["correct"] * 8 and not grader.collect()
+
+
 def test_answers_that_hang_or_eat_memory_and_workers_that_die_cost_one_sample_each():
     texts = {
         ("p0", 0): r"\boxed{(10^9)!}",
         ("p1", 1): r"\boxed{9^{9^{9^{9}}}}",
         ("p2", 2): r"\boxed{\frac{2}{4}}",
     }
-    with Grader(workers=2, cpu_seconds=2, memory_mb=512) as grader:
+
+    class Slow(Grader):
+        """By the papers' grading, which computes what ours decides without."""
+
+        def submit(self, key, text, gold, quick=True, reference=False):
+            super().submit(key, text, gold, quick, reference=True)
+
+    with Slow(workers=2, cpu_seconds=2, memory_mb=512) as grader:
 
         def decode(row):
             place = (row.group.prompt_id, row.index)
             if place == ("p2", 2):
-                for worker in grader._pool:  # whatever they are at
-                    os.kill(worker.process.pid, signal.SIGKILL)
+                for worker in list(grader._pool.workers.values()):  # whatever they are at
+                    if worker.pid:
+                        os.kill(worker.pid, signal.SIGKILL)
             return texts.get(place, r"\boxed{1/2}" if row.index % 2 else r"\boxed{1/3}")
 
         made = [Group(f"p{i}", (1, i), [], {"prompt": "x", "answer": "0.5"}) for i in range(6)]

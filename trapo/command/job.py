@@ -13,7 +13,7 @@ from ..config import TRAPOConfig
 from ..data.read import read_rows
 from ..data.tokens import end_trace, expert_part, prompt_text, shorten
 from ..data.validate import Report, Screen
-from ..grading.grader import Grader
+from ..grading.grader import Grader, usable_cpus
 from ..models import load_tokenizer
 from ..runs.folder import DROPPED, RunFolder
 from ..terminal import Console
@@ -148,7 +148,7 @@ def file_job(
             return screen(read_rows(source), source, lambda n: status.update(f"checking {source}: {n} rows"))
 
     # Nothing else runs yet: all cores may grade, and what a worker says does not depend on how many there are.
-    workers = max(config.grader_workers, os.cpu_count() or 1)
+    workers = max(config.grader_workers, usable_cpus())
     with Grader(workers, config.grader_cpu_seconds, config.grader_memory_mb) as grader:
         train, report = screened(data, experts=True)
         job = Job(recipe, model, data, model_path, train, reports=[report], shown=show_row(train[0], tokenizer, config))

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from ..config import TRAPOConfig
 from ..files import write_whole
-from ..grading.grader import Grader
+from ..grading.grader import Grader, usable_cpus
 from ..models import load_tokenizer
 from ..redact import redacted_values
 from ..terminal import Console
@@ -193,7 +193,7 @@ def prepare(
     summary.unchecked, index = dict(unchecked), Index(questions)
     second = _second(settings)
     config = TRAPOConfig(output_dir="unused", use_cpu=True, template="raw", check_experts=settings.check_experts)
-    with Grader(os.cpu_count() or 1) as grader, _Writer(settings.out) as writer:
+    with Grader(usable_cpus()) as grader, _Writer(settings.out) as writer:
         screen = Screen(_Lengthless(config), None, grader)
         measures, matches = _Measures(), []
         for table in screen.batches(read_rows(settings.source, settings.split), settings.source, progress):

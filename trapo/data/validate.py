@@ -55,9 +55,10 @@ _PLAIN_NUMBER = re.compile(r"[+-]?\d{1,18}(\.\d{1,18})?|[+-]?\\[dt]?frac\{\d{1,9
 _CHAT = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
 _NOT_PARSED = {
     "no_box": "it breaks the box around it",
-    "wrong": "math-verify does not find it equal to itself",
-    "timeout": "math-verify does not come to an end",
-    "error": "math-verify fails on it",
+    "gold-unparsed": "the grader has no reading for it",
+    "wrong": "the grader does not find it equal to itself",
+    "timeout": "grading it does not come to an end",
+    "error": "grading it fails",
 }
 
 

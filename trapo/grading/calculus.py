@@ -7,51 +7,56 @@ from typing import TYPE_CHECKING
 import sympy
 from sympy import Symbol
 
+from .algebra import applied
 from .latex import Token, Unreadable
 
 if TYPE_CHECKING:
-    from .algebra import _Parser
+    from .expressions import Parser
 
 TERMS = 3_000  # of the longest sum that is added up
 OPERATIONS = 30  # in the longest body that sympy is asked to integrate, sum up or take the limit of
 BOUND = Symbol("bound")  # stands for the variable in what stays as it is: its name means nothing
 
 
-def big_operator(name: str, lower: list[Token], upper: list[Token], parser: _Parser) -> sympy.Basic:
-    """The value of the operator whose limits have just been read; its body is next.
+def big_operator(name: str, parser: Parser) -> sympy.Basic:
+    """The value of the operator behind which the parser is.
 
     Raises:
         Unreadable: it is not written as one.
     """
-    from .algebra import expression
-
+    lower, upper = _limits(parser)
     if name == "int":
         body, variable = _integrand(parser)
-        limits = (expression(lower), expression(upper)) if lower and upper else None
+        limits = (parser.read(lower), parser.read(upper)) if lower and upper else None
         if limits is None or (lower and not upper):
             return _kept(name, body, variable, *(limits or ()))
-        return _integral(expression(body) if isinstance(body, list) else body, variable, *limits)
+        return _integral(body, variable, *limits)
     arrow = next((i for i, t in enumerate(lower) if t.is_mark("=") or t.is_command("rightarrow")), None)
     if arrow != 1 or lower[0].kind != "letter" or lower[arrow].is_command("rightarrow") != (name == "lim"):
         raise Unreadable(f"the limits of a {name}")
     variable = Symbol(lower[0].text)
-    body, start = parser.product(), expression(lower[2:])
+    body, start = parser.product(), parser.read(lower[2:])
     if name == "lim":
         return _limit(body, variable, start)
-    stop = expression(upper)
+    stop = parser.read(upper)
     return _series(name, body, variable, start, stop)
 
 
-def _kept(name: str, body: sympy.Basic, variable: Symbol, *limits: sympy.Basic) -> sympy.Basic:
-    from .algebra import applied
+def _limits(parser: Parser) -> tuple[list[Token], list[Token]]:
+    """What stands below and above."""
+    limits: dict[str, list[Token]] = {}
+    while parser.mark("_", "^"):
+        place = parser.take().text
+        limits[place] = parser.inside()
+    return limits.get("_", []), limits.get("^", [])
 
+
+def _kept(name: str, body: sympy.Basic, variable: Symbol, *limits: sympy.Basic) -> sympy.Basic:
     return applied(name, 1 + len(limits))(body.subs(variable, BOUND), *limits)
 
 
-def _integrand(parser: _Parser) -> tuple[sympy.Basic, Symbol]:
+def _integrand(parser: Parser) -> tuple[sympy.Basic, Symbol]:
     """The body of an integral up to its dx, which is taken."""
-    from .algebra import expression
-
     body: list[Token] = []
     depth = 0
     while (token := parser.peek()) is not None:
@@ -59,12 +64,12 @@ def _integrand(parser: _Parser) -> tuple[sympy.Basic, Symbol]:
         after = parser.peek(1)
         if depth == 0 and token.kind in ("letter", "word") and token.text == "d" and after and after.kind == "letter":
             parser.at += 2
-            return (expression(body) if body else sympy.Integer(1)), Symbol(after.text)
+            return (parser.read(body) if body else sympy.Integer(1)), Symbol(after.text)
         if depth == 0 and token.kind == "run" and token.text[-2] == "d":
             parser.at += 1
             if token.text[:-2]:
                 body.append(Token("run" if len(token.text) > 3 else "letter", token.text[:-2]))
-            return (expression(body) if body else sympy.Integer(1)), Symbol(token.text[-1])
+            return (parser.read(body) if body else sympy.Integer(1)), Symbol(token.text[-1])
         body.append(parser.take())
     raise Unreadable("an integral without its dx")
 
@@ -88,7 +93,9 @@ def _series(name: str, body: sympy.Basic, variable: Symbol, low: sympy.Basic, hi
     indexed = _indexed(body, variable)
     if low.is_Integer and high.is_Integer and high - low < TERMS:
         if high - low <= 10 or body.subs(variable, low).is_Rational:
-            terms = [body.subs(variable, k).xreplace(_indexed(body, variable, k)) for k in range(int(low), int(high) + 1)]
+            terms = [
+                body.subs(variable, k).xreplace(_indexed(body, variable, k)) for k in range(int(low), int(high) + 1)
+            ]
             return sympy.Add(*terms) if name == "sum" else sympy.Mul(*terms)
     elif indexed:
         return _kept(name, body.xreplace(indexed), variable, low, high)

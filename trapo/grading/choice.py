@@ -2,7 +2,9 @@ r"""The letter of a multiple-choice answer, as models write it: `B`, `(B)`, `\te
 
 import re
 
-_WRAPPERS = re.compile(r"\\(?:text|textbf|textrm|textit|texttt|textsf|mathrm|mathbf|mathsf|mathtt|mbox|boxed|bf|rm)\b\*?")
+_WRAPPERS = re.compile(
+    r"\\(?:text|textbf|textrm|textit|texttt|textsf|mathrm|mathbf|mathsf|mathtt|mbox|boxed|bf|rm)\b\*?"
+)
 _LAYOUT = re.compile(r"\\(?:quad|qquad|left|right|hfill)\b|\\[,;:! ]|[{}$~]|\\[()\[\]]")
 _BARE = re.compile(r"[(\[\"'*`]*([A-Ja-j])[)\]\"'*`.:,]*")
 _NAMED = re.compile(r"(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)(?:\s+is)?:?\s+", re.IGNORECASE)

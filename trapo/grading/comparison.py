@@ -15,11 +15,25 @@ from .phrases import same_words
 from .regions import region, same_region
 from .relations import same_relation, value_of, values_of
 from .values import (
-    Based, Cases, Congruence, Formula, Interval, List, Mixed, Quantity, Ratio, Relation, Set, Tuple, Union, Unread, Value,
+    Based,
+    Cases,
+    Congruence,
+    Formula,
+    Interval,
+    List,
+    Mixed,
+    Quantity,
+    Ratio,
+    Relation,
+    Set,
+    Tuple,
+    Union,
+    Unread,
+    Value,
     Words,
 )  # fmt: skip
 
-_CONSTANTS = frozenset("C c K k".split())
+_CONSTANTS = frozenset(["C", "c", "K", "k"])
 _VECTORS = [Symbol(f"unit {name}") for name in "ijk"]
 
 
@@ -77,7 +91,9 @@ def _same_up_to_constants(left: sympy.Basic, right: sympy.Basic) -> bool:
     """x^2 + C is x^2 + K; C_1, C_2 may have other names: the names of constants of integration mean nothing."""
     if isinstance(left, sympy.MatrixBase) or isinstance(right, sympy.MatrixBase):
         return False
-    added = [[t for t in sympy.Add.make_args(x) if isinstance(t, Symbol) and t.name in _CONSTANTS] for x in (left, right)]
+    added = [
+        [t for t in sympy.Add.make_args(x) if isinstance(t, Symbol) and t.name in _CONSTANTS] for x in (left, right)
+    ]
     if all(len(a) == 1 and x.is_Add for a, x in zip(added, (left, right), strict=True)):
         (a,), (b,) = added
         if a != b and "C" in (a.name, b.name) and a not in right.free_symbols and b not in left.free_symbols:
@@ -86,7 +102,9 @@ def _same_up_to_constants(left: sympy.Basic, right: sympy.Basic) -> bool:
     if not 1 < len(mine) == len(others) < 4:
         return False
     numbered = [all(_is_numbered(s.name) for s in names) for names in (mine, others)]
-    capital = [all(s.name in ("A", "B", "D", "a", "b") or _is_numbered(s.name) for s in names) for names in (mine, others)]
+    capital = [
+        all(s.name in ("A", "B", "D", "a", "b") or _is_numbered(s.name) for s in names) for names in (mine, others)
+    ]
     if not (any(numbered) and all(capital)):
         return False
     return any(equal(left, right.xreplace(dict(zip(others, order, strict=True)))) for order in permutations(mine))
@@ -239,9 +257,9 @@ def _lists(left: List, right: List) -> bool:
     if left.ordered or right.ordered:
         ordered = (left.ordered, left.endless) == (right.ordered, right.endless)
         return ordered and _in_order(left.members, right.members)
-    if all(isinstance(m, Relation) for m in (*left.members, *right.members)):
-        if _matched(left.members, right.members):
-            return True
+    related = all(isinstance(m, Relation) for m in (*left.members, *right.members))
+    if related and _matched(left.members, right.members):
+        return True
     a, b = values_of(left), values_of(right)
     if a is None or b is None:
         return _matched(left.members, right.members)

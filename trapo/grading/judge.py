@@ -5,17 +5,24 @@ from functools import lru_cache
 from .choice import letter_of, same_letter
 from .comparison import same_answer
 from .latex import Unreadable, canonical, tokens
-from .reading import readings, trimmed
+from .reading import readings
+from .splitting import trimmed
 from .values import Unread, Value
 
 
-def judge(answer: str, gold: str) -> str:
+def judge(answer: str, gold: str, look: bool = True) -> str:
     """ "correct" or "wrong", or "gold-unparsed": the gold has no reading, and the answer does not look the same.
 
-    What looks the same on the page is the same; all else by value, see `comparison`.
+    What looks the same on the page is the same, unless `look` is False; all else by value, see `comparison`.
     """
-    if answer.strip() and (answer.strip() == gold.strip() or same_letter(answer, gold) or _look(answer) == _look(gold)):
+    if (
+        look
+        and answer.strip()
+        and (answer.strip() == gold.strip() or same_letter(answer, gold) or _look(answer) == _look(gold))
+    ):
         return "correct"
+    if not look and not is_read(gold):
+        return "gold-unparsed"
     golds = _values(gold)
     if any(same_answer(a, g) for g in golds for a in _values(answer)):
         return "correct"

@@ -41,22 +41,25 @@ class Token(NamedTuple):
         return self.kind == "command" and self.text in texts
 
 
-_GREEK = (
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi omicron rho varrho "
-    "sigma varsigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega hbar "
-    "ell imath jmath aleph wp"
-).split()
+_GREEK = str.split(
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi omicron rho "
+    "varrho sigma varsigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi "
+    "Psi Omega hbar ell imath jmath aleph wp"
+)
 _NAMED = {name: {"varepsilon": "epsilon", "vartheta": "theta", "varphi": "phi"}.get(name, name) for name in _GREEK}
 _LAYOUT = frozenset(
-    "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm displaystyle textstyle "
-    "scriptstyle limits nolimits quad qquad hfill hfil thinspace medspace thickspace negthinspace enspace enskip "
-    "nobreakspace allowbreak nobreak noindent centering null strut mathstrut boldmath unboldmath normalsize large "
-    "Large small mathop mathrel mathbin mathord relax nonumber left. right. it sl tt sf em".split()
+    str.split(
+        "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm displaystyle "
+        "textstyle scriptstyle limits nolimits quad qquad hfill hfil thinspace medspace thickspace negthinspace "
+        "enspace enskip nobreakspace allowbreak nobreak noindent centering null strut mathstrut boldmath "
+        "unboldmath normalsize large Large small mathop mathrel mathbin mathord relax nonumber left. right. it sl "
+        "tt sf em"
+    )
 )
-_LAYOUT_WITH_ARGUMENT = frozenset("hspace vspace phantom hphantom vphantom color label tag hskip mspace".split())
-_TEXT = frozenset("text textrm textup textnormal textsf texttt textsl textsc mbox hbox emph textit textbf".split())
-_UPRIGHT = frozenset("mathrm mathsf mathtt rm operatorname operatorname*".split())
-_TRANSPARENT = frozenset("boldsymbol bm mathit boxed fbox mathnormal ensuremath displaylines pmb smash".split())
+_LAYOUT_WITH_ARGUMENT = frozenset(str.split("hspace vspace phantom hphantom vphantom color label tag hskip mspace"))
+_TEXT = frozenset(str.split("text textrm textup textnormal textsf texttt textsl textsc mbox hbox emph textit textbf"))
+_UPRIGHT = frozenset(str.split("mathrm mathsf mathtt rm operatorname operatorname*"))
+_TRANSPARENT = frozenset(str.split("boldsymbol bm mathit boxed fbox mathnormal ensuremath displaylines pmb smash"))
 _SPACES = frozenset(",;:! >")
 _ALIASES = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "leq": "le", "geq": "ge",
@@ -69,12 +72,12 @@ _ALIASES = {
     "Longleftrightarrow": "Leftrightarrow", "longmapsto": "mapsto", "varnothing": "emptyset", "rm": "mathrm",
     "%": "%", "$": "dollar", "#": "#", "_": "_.", "&": "amp", "infin": "infty",
     "mathds": "mathbb", "Bbb": "mathbb", "backslash": "setminus", "smallsetminus": "setminus", "widehat": "hat",
-    "widetilde": "tilde", "overrightarrow": "vec", "textpi": "pi", "euro": "euro", "pounds": "pound", "arcsinh": "asinh",
+    "widetilde": "tilde", "overrightarrow": "vec", "textpi": "pi", "euro": "euro", "pounds": "pound",
     "tg": "tan", "ctg": "cot", "cosec": "csc", "arctg": "arctan", "mathbf": "mathbf", "lim": "lim", "sup": "sup",
     "newline": "\\", "cr": "\\", "tabularnewline": "\\", "parallel": "parallel", "textgreater": ">", "textless": "<",
     "bf": "mathbf", "prime": "'", "centerdot": "cdot", "bullet": "cdot", "lg": "lg", "gets": "leftarrow",
 }  # fmt: skip
-_MARKS = frozenset("{. .} <. .> |. .| || [ ] : ... * / > < | % \\ ' _.".split())
+_MARKS = frozenset(str.split("{. .} <. .> |. .| || [ ] : ... * / > < | % \\ ' _."))
 _CHARACTERS = {
     "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "∕": "/",
     "°": r"^\circ ", "º": r"^\circ ", "˚": r"^\circ ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",

@@ -7,30 +7,98 @@ from .latex import Token
 _LEADS = sorted(
     (
         phrase.split()
-        for phrase in (
-            "the answer is; answer is; the final answer is; final answer is; final answer; the answer; answer; exactly; "
-            "there are; there is; we have; we get; equals; equal to; so; thus; hence; therefore; the value is; "
-            "the year; the year is; year; a total of; the total is; the number is; total of; the solution is; solution; "
-            "the solutions are; solutions; the result is; result; the maximum is; the minimum is; the maximum value is; "
-            "the minimum value is; is; the correct answer is; the correct option is; correct answer; the correct choice is; "
-            "it is; the sum is; the product is; the probability is; the area is; the length is; the distance is; "
-            "the volume is; the remainder is; the ratio is; the set is; the roots are; the values are; the value of; are; "
-            "the point is; the function is; the expression is; the equation is; the only solution is; only; just; "
-            "the solution set is; the domain is; the range is; the interval is; the limit is; the average is"
-        ).split(";")
+        for phrase in [
+            "the answer is",
+            " answer is",
+            " the final answer is",
+            " final answer is",
+            " final answer",
+            " the answer",
+            " answer",
+            " exactly",
+            " there are",
+            " there is",
+            " we have",
+            " we get",
+            " equals",
+            " equal to",
+            " so",
+            " thus",
+            " hence",
+            " therefore",
+            " the value is",
+            " the year",
+            " the year is",
+            " year",
+            " a total of",
+            " the total is",
+            " the number is",
+            " total of",
+            " the solution is",
+            " solution",
+            " the solutions are",
+            " solutions",
+            " the result is",
+            " result",
+            " the maximum is",
+            " the minimum is",
+            " the maximum value is",
+            " the minimum value is",
+            " is",
+            " the correct answer is",
+            " the correct option is",
+            " correct answer",
+            " the correct choice is",
+            " it is",
+            " the sum is",
+            " the product is",
+            " the probability is",
+            " the area is",
+            " the length is",
+            " the distance is",
+            " the volume is",
+            " the remainder is",
+            " the ratio is",
+            " the set is",
+            " the roots are",
+            " the values are",
+            " the value of",
+            " are",
+            " the point is",
+            " the function is",
+            " the expression is",
+            " the equation is",
+            " the only solution is",
+            " only",
+            " just",
+            " the solution set is",
+            " the domain is",
+            " the range is",
+            " the interval is",
+            " the limit is",
+            " the average is",
+        ]
     ),
     key=len,
     reverse=True,
 )
-_TAILS = [phrase.split() for phrase in "in total; total; altogether; exactly; only; in all; each; respectively".split(";")]
+_TAILS = [
+    phrase.split()
+    for phrase in ["in total", " total", " altogether", " exactly", " only", " in all", " each", " respectively"]
+]
 _REMARKS = ("since", "because")
-_QUANTIFIED = frozenset("real integer integers number numbers reals natural positive all x y z n k t r s m".split())
-CHANGES = frozenset("increase decrease profit loss gain discount reduction rise drop growth decline off markup".split())
+_QUANTIFIED = frozenset(str.split("real integer integers number numbers reals natural positive all x y z n k t r s m"))
+CONNECTORS = ("and", "or")
+CHANGES = frozenset(
+    str.split("increase decrease profit loss gain discount reduction rise drop growth decline off markup")
+)
 NUMBERS = {
     word: i
     for i, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-        "eighteen nineteen twenty".split()
+        str.split(
+            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+            "seventeen eighteen nineteen twenty"
+        )
     )
 } | {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
 MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "hundreds": 2}
@@ -42,14 +110,16 @@ _SAME = {
     ("there", "is", "no", "solution"): ("no", "solution"), ("solution", "does", "not", "exist"): ("no", "solution"),
     ("no", "such", "solution"): ("no", "solution"), ("empty", "set"): ("no", "solution"),
     ("the", "empty", "set"): ("no", "solution"), ("no", "solution", "exists"): ("no", "solution"),
-    ("it", "does", "not", "exist"): ("does", "not", "exist"), ("infinitely", "many", "solutions"): ("infinitely", "many"),
-    ("infinite",): ("infinitely", "many"),
+    ("it", "does", "not", "exist"): ("does", "not", "exist"), ("infinite",): ("infinitely", "many"),
+    ("infinitely", "many", "solutions"): ("infinitely", "many"),
 }  # fmt: skip
 _ARTICLES = frozenset(("a", "an", "the"))
 _ELEMENTS = frozenset(
-    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo "
-    "Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl "
-    "Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm".split()
+    str.split(
+        "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr "
+        "Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W "
+        "Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm"
+    )
 )
 
 
@@ -62,7 +132,11 @@ def unwrapped(found: list[Token]) -> list[Token]:
     """The tokens without the words that only lead to an answer, and without remarks behind it."""
     found = _without_lead(found)
     for phrase in _TAILS:
-        if len(found) > len(phrase) and _spell(found[-len(phrase) :]) == phrase and not is_word(found[-len(phrase) - 1]):
+        if (
+            len(found) > len(phrase)
+            and _spell(found[-len(phrase) :]) == phrase
+            and not is_word(found[-len(phrase) - 1])
+        ):
             found = found[: -len(phrase)]
     return _without_quantifier(_without_remark(found))
 
@@ -82,15 +156,25 @@ def _without_lead(found: list[Token]) -> list[Token]:
             return _without_lead(rest)
     end = next((i for i, t in enumerate(found) if not is_word(t)), len(found))
     rest = found[end + 1 :]
-    if 0 < end < len(found) and found[end].is_mark(":") and rest and not denies(_spell(found[:end])):
-        if not any(is_word(t) for t in rest[:1]):
-            return rest  # "Area: 5"
-    return found
+    if not set(_spell(found[:end])) <= _LABELS:
+        return found
+    return rest if 0 < end < len(found) and found[end].is_mark(":") and rest else found  # "Total area: 5"
 
 
+_LABELS = frozenset(
+    str.split(
+        "a an the of in for final total answer result value number sum product difference area perimeter volume "
+        "length width height distance time speed rate cost price profit age mass weight angle radius diameter "
+        "probability ratio average mean median mode maximum minimum count amount solution solutions root roots "
+        "remainder quotient year and"
+    )
+)
 _DENIALS = frozenset(
-    "not no never neither nor except but less more greater smaller fewer least most about approximately around near nearly "
-    "roughly almost wrong incorrect false or if unless maybe perhaps possibly other any between below above over under".split()
+    str.split(
+        "not no never neither nor except but less more greater smaller fewer least most about approximately "
+        "around near nearly roughly almost wrong incorrect false or if unless maybe perhaps possibly other any "
+        "between below above over under"
+    )
 )
 
 
@@ -126,7 +210,8 @@ def _without_quantifier(found: list[Token]) -> list[Token]:
         if spelled[i] == "for" and spelled[i + 1] in ("all", "any", "every"):
             rest = found[i + 2 :]
             plain = all(
-                (is_word(t) and t.text.lower() in _QUANTIFIED) or (t.kind == "letter") or t.is_command("in") for t in rest
+                (is_word(t) and t.text.lower() in _QUANTIFIED) or (t.kind == "letter") or t.is_command("in")
+                for t in rest
             )
             return found[:i] if plain else found
     return found

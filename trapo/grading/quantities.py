@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import sympy
 
 from . import units
-from .algebra import DEGREE, expression
+from .algebra import DEGREE
+from .expressions import expression
 from .latex import Token, Unreadable
 from .phrases import NUMBERS, is_word
 from .values import Based, Formula, Quantity, Ratio, Value
@@ -98,7 +99,7 @@ def _may_begin(found: Sequence[Token], at: int) -> bool:
     if token.kind == "word":
         return True
     if token.kind == "run":
-        return units.is_unit(token.text, bare=True) and token.text not in ("in", "min") or (
+        return (units.is_unit(token.text, bare=True) and token.text not in ("in", "min")) or (
             token.text in ("in", "min") and before.kind == "number"
         ) or units.counted([token.text]) is not None  # fmt: skip
     if token.is_mark("^") and at + 4 <= len(found) and found[at + 2].is_command("circ"):
@@ -135,9 +136,9 @@ def _unit(found: list[Token]) -> units.Unit | None:
         word = token.text
         if token.kind == "letter" and word == "mu" and at < len(found) and found[at].kind == "word":
             word, at = "μ" + found[at].text, at + 1
-        elif token.kind not in ("word", "run", "letter") and not token.is_command("angstrom"):
-            return None
-        elif token.kind == "letter" and word not in ("Omega",) and not factors:
+        elif (token.kind not in ("word", "run", "letter") and not token.is_command("angstrom")) or (
+            token.kind == "letter" and word not in ("Omega",) and not factors
+        ):
             return None
         if units.powers(word):
             square = units.powers(word)
@@ -208,7 +209,9 @@ def based(found: list[Token]) -> Value | None:
         digits = digits[1:-1]
     text = "".join(t.text.split()[0] for t in digits if t.text).upper()
     plain = all(t.kind in ("number", "grouped", "letter", "run", "word") for t in digits)
-    if not (2 <= base <= 36 and digits and plain and text.isalnum() and text.isascii() and any(c.isdigit() for c in text)):
+    if not (
+        2 <= base <= 36 and digits and plain and text.isalnum() and text.isascii() and any(c.isdigit() for c in text)
+    ):
         return None
     if digits[0].kind == "letter" and len(digits) == 1:
         return None

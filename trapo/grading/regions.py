@@ -114,7 +114,9 @@ def _common(left: Piece, right: Piece) -> Piece | None:
     low, low_in = max(
         ((left.low, left.low_in), (right.low, right.low_in)), key=lambda end: (_place(end[0]), not end[1])
     )
-    high, high_in = min(((left.high, left.high_in), (right.high, right.high_in)), key=lambda end: (_place(end[0]), end[1]))
+    high, high_in = min(
+        ((left.high, left.high_in), (right.high, right.high_in)), key=lambda end: (_place(end[0]), end[1])
+    )
     empty = _place(low) > _place(high) or (_place(low) == _place(high) and not (low_in and high_in))
     return None if empty else Piece(low, low_in, high, high_in)
 

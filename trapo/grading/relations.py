@@ -11,7 +11,9 @@ from .phrases import denies
 from .values import Formula, List, Relation, Tuple, Unread, Value, Words
 
 _MIRRORED = {">": "<", "ge": "le"}
-_SYMMETRIC = frozenset("= ne parallel perp sim simeq cong Leftrightarrow vee wedge cup cap approx leftrightarrow".split())
+_SYMMETRIC = frozenset(
+    str.split("= ne parallel perp sim simeq cong Leftrightarrow vee wedge cup cap approx leftrightarrow")
+)
 _RENAMED = {"y": "f"}  # y = ... and f(x) = ... say the same
 
 
@@ -73,7 +75,7 @@ def _within(name: Value, value: Value) -> bool:
 
 
 def values_of(found: List) -> list[Value] | None:
-    """A list's members without the name before them, `x = 1, x = 2` or `n = 1, 2, 4`; None where they are others' too."""
+    """A list's members without the name before them, `x = 1, x = 2` or `n = 1, 2, 4`; None for several names."""
     named = [isinstance(m, Relation) and m.ops == ("=",) for m in found.members]
     if not any(isinstance(m, Relation) for m in found.members):
         return list(found.members)

@@ -1,8 +1,8 @@
 r"""Units: which words are one, and what they are worth.
 
 Values and dimensions are pint's (https://pint.readthedocs.io), exactly, as fractions; the names are a closed list,
-because pint also knows `as` (attoseconds), `k` (Boltzmann's constant) and the like. Things that are counted (`12 apples`)
-are a closed list too. Any other word is no unit, and an answer with it equals only an answer with the same word.
+because pint also knows `as` (attoseconds), `k` (Boltzmann's constant) and the like. Things that are counted (`12
+apples`) are a closed list too. Any other word is no unit, and an answer with it equals only one with the same word.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _SYMBOLS = {
     "F": ("u μ m n p", "farad"), "H": ("m u μ n", "henry"), "T": ("m u μ n", "tesla"), "Hz": ("m k M G T", "hertz"),
     "K": ("m u μ n k", "kelvin"), "mol": ("m u μ n k", "mole"), "eV": ("m k M G T", "electron_volt"),
     "cal": ("k", "calorie"), "Cal": ("", "kilocalorie"), "bar": ("m", "bar"),
-    "Wb": ("m", "weber"), "pc": ("k M G", "parsec"), 
+    "Wb": ("m", "weber"), "pc": ("k M G", "parsec"),
     "t": ("k M", "metric_ton"), "Ω": ("m k M G", "ohm"), "Omega": ("", "ohm"), "sr": ("", "steradian"),
     "h": ("", "hour"), "d": ("", "day"), "y": ("", "year"), "yr": ("k M G", "year"), "dyn": ("", "dyne"),
 }  # fmt: skip
@@ -31,7 +31,7 @@ _WORDS = {
     "ohm": "ohm", "byte": "byte", "bit": "bit", "ton tonne": "metric_ton", "calorie": "calorie", "electronvolt":
     "electron_volt",
 }  # fmt: skip
-_PREFIX_WORDS = "nano micro milli centi deci kilo mega giga tera pico".split()
+_PREFIX_WORDS = str.split("nano micro milli centi deci kilo mega giga tera pico")
 _OTHERS = {
     "min minute": "minute", "hr hour": "hour", "day": "day", "wk week": "week", "month mo": "month", "year": "year",
     "century": "century", "inch in": "inch", "foot ft": "foot", "yard yd": "yard", "mile mi": "mile",
@@ -41,53 +41,64 @@ _OTHERS = {
     "atm atmosphere": "standard_atmosphere", "torr": "torr", "mmHg": "millimeter_Hg", "psi": "psi", "erg": "erg",
     "dyne": "dyne", "angstrom Å": "angstrom", "ly lightyear": "light_year", "au AU": "astronomical_unit",
     "parsec": "parsec", "amu": "unified_atomic_mass_unit", "rad radian": "radian", "deg degree": "degree",
-    "degC": "kelvin * celsius_scale", "degF": "kelvin * fahrenheit_scale", "rpm": "revolutions_per_minute", "rev revolution": "turn", "cc":
-    "centimeter ** 3", "fortnight": "fortnight", "horsepower hp": "horsepower", "kWh": "kilowatt_hour",
-    "dollar USD usd buck": "dollar", "cent penny pennies": "cent", "euro EUR": "euro", "yen JPY": "yen", "rupee INR": "rupee",
-    "yuan CNY RMB": "yuan", "GBP": "sterling", "pence": "pence",
+    "degC": "kelvin * celsius_scale", "degF": "kelvin * fahrenheit_scale",
+    "rpm": "revolutions_per_minute", "rev revolution": "turn", "cc": "centimeter ** 3",
+    "fortnight": "fortnight", "horsepower hp": "horsepower", "kWh": "kilowatt_hour",
+    "dollar USD usd buck": "dollar", "cent penny pennies": "cent", "euro EUR": "euro", "yen JPY": "yen",
+    "rupee INR": "rupee", "yuan CNY RMB": "yuan", "GBP": "sterling", "pence": "pence",
 }  # fmt: skip
 _PLURALS = {"feet": "foot", "inches": "inch", "centuries": "century", "henries": "henry", "metres": "metre"}
 _BARE = frozenset(  # units that need no \text: letters side by side that nobody multiplies
-    "cm mm km nm kg mg Hz kHz MHz GHz kJ MJ kW MW kPa MPa GPa eV keV MeV GeV TeV mol mmol mL ml ft lb lbs mph km/h kmh "
-    "oz hr hrs min sec yr rad deg degrees degree atm kcal cal rpm USD EUR GBP in inches inch feet foot meters metres "
-    "miles mile seconds minutes hours hour day days week weeks month months year years dollars dollar cents cent grams "
-    "kilograms kilometers centimeters millimeters liters litres gallons radians pounds ounces euros meter yards yd "
-    "joules newtons watts volts ohms amps kelvin moles square cubic sq cu units unit".split()
+    str.split(
+        "cm mm km nm kg mg Hz kHz MHz GHz kJ MJ kW MW kPa MPa GPa eV keV MeV GeV TeV mol mmol mL ml ft lb lbs mph "
+        "km/h kmh oz hr hrs min sec yr rad deg degrees degree atm kcal cal rpm USD EUR GBP in inches inch feet "
+        "foot meters metres miles mile seconds minutes hours hour day days week weeks month months year years "
+        "dollars dollar cents cent grams kilograms kilometers centimeters millimeters liters litres gallons "
+        "radians pounds ounces euros meter yards yd joules newtons watts volts ohms amps kelvin moles square "
+        "cubic sq cu units unit"
+    )
 )
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _COUNTED = frozenset(
-    "apple orange banana pear peach cherry grape lemon fruit melon berry strawberry egg cookie cake cupcake pie pizza "
-    "slice candy chocolate sandwich burger donut muffin loaf bread piece student child kid boy girl man woman person "
-    "people adult teacher player member friend worker employee passenger customer guest voter soldier doctor nurse "
-    "sister brother participant team family couple class school house home room door window floor building street car "
-    "bus truck train bike bicycle wheel boat ship plane seat chair table desk bed book page chapter word letter line "
-    "sentence paper sheet pencil pen crayon marker notebook magazine newspaper stamp sticker card coin dime nickel bill "
-    "note ticket ball marble block cube tile brick box bag basket bottle can jar bucket crate package carton case "
-    "container toy doll game puzzle gift flower rose tulip plant tree leaf branch seed bush dog cat fish bird chicken "
-    "duck cow horse pig sheep goat rabbit frog turtle bee ant insect animal monkey lion bear shirt sock shoe hat dress "
-    "button ribbon star point dot vertex edge face side corner diagonal triangle rectangle circle polygon angle segment "
-    "ray plane region area intersection integer number digit divisor factor multiple prime root zero solution value "
-    "term element subset set function polynomial coefficient permutation combination arrangement way path route choice "
-    "possibility outcome case sequence string pattern color colour step move turn game match round goal lap trip visit "
-    "question problem answer test exam grade lesson song movie show video photo picture event day night electron proton "
-    "neutron atom molecule ion bond isomer carbon hydrogen signal peak stereoisomer orbital particle photon cell gene "
-    "chromosome node graph pixel row column stick straw rope rod stone rock shell bead pearl lamp light bulb battery "
-    "phone computer machine robot battery vote point mark item object thing unit shot hit hole stair ladder rung "
-    "battery flag key lock tent tool nail screw hammer plate spoon fork knife glass mug towel pillow blanket blouse "
-    "quilt post fence pole mile-marker town city country state planet moon pairing handshake subsequence matrix "
-    "partition tiling coloring colouring tuple solution-pair root-pair symmetry fold".split()
+    str.split(
+        "apple orange banana pear peach cherry grape lemon fruit melon berry strawberry egg cookie cake cupcake "
+        "pie pizza slice candy chocolate sandwich burger donut muffin loaf bread piece student child kid boy girl "
+        "man woman person people adult teacher player member friend worker employee passenger customer guest "
+        "voter soldier doctor nurse sister brother participant team family couple class school house home room "
+        "door window floor building street car bus truck train bike bicycle wheel boat ship plane seat chair "
+        "table desk bed book page chapter word letter line sentence paper sheet pencil pen crayon marker notebook "
+        "magazine newspaper stamp sticker card coin dime nickel bill note ticket ball marble block cube tile "
+        "brick box bag basket bottle can jar bucket crate package carton case container toy doll game puzzle gift "
+        "flower rose tulip plant tree leaf branch seed bush dog cat fish bird chicken duck cow horse pig sheep "
+        "goat rabbit frog turtle bee ant insect animal monkey lion bear shirt sock shoe hat dress button ribbon "
+        "star point dot vertex edge face side corner diagonal triangle rectangle circle polygon angle segment ray "
+        "plane region area intersection integer number digit divisor factor multiple prime root zero solution "
+        "value term element subset set function polynomial coefficient permutation combination arrangement way "
+        "path route choice possibility outcome case sequence string pattern color colour step move turn game "
+        "match round goal lap trip visit question problem answer test exam grade lesson song movie show video "
+        "photo picture event day night electron proton neutron atom molecule ion bond isomer carbon hydrogen "
+        "signal peak stereoisomer orbital particle photon cell gene chromosome node graph pixel row column stick "
+        "straw rope rod stone rock shell bead pearl lamp light bulb battery phone computer machine robot battery "
+        "vote point mark item object thing unit shot hit hole stair ladder rung battery flag key lock tent tool "
+        "nail screw hammer plate spoon fork knife glass mug towel pillow blanket blouse quilt post fence pole "
+        "mile-marker town city country state planet moon pairing handshake subsequence matrix partition tiling "
+        "coloring colouring tuple solution-pair root-pair symmetry fold"
+    )
 )
 _ADJECTIVES = frozenset(
-    "real complex distinct different positive negative nonzero integer whole natural possible unique total more fewer "
-    "small large red blue green yellow black white such ordered unordered valid rational irrational even odd prime "
-    "equivalent additional extra full equal new old common unpaired proper".split()
+    str.split(
+        "real complex distinct different positive negative nonzero integer whole natural possible unique total "
+        "more fewer small large red blue green yellow black white such ordered unordered valid rational "
+        "irrational even odd prime equivalent additional extra full equal new old common unpaired proper"
+    )
 )
 _IRREGULAR = {
     "people": "person", "children": "child", "men": "man", "women": "woman", "vertices": "vertex", "leaves": "leaf",
     "matrices": "matrix", "loaves": "loaf", "knives": "knife", "mice": "mouse", "feet": "foot", "axes": "axis",
     "families": "family", "cherries": "cherry", "berries": "berry", "strawberries": "strawberry", "candies": "candy",
     "cities": "city", "countries": "country", "batteries": "battery", "possibilities": "possibility", "bodies": "body",
-    "symmetries": "symmetry", "boxes": "box", "dresses": "dress", "classes": "class", "buses": "bus", "glasses": "glass",
+    "symmetries": "symmetry", "boxes": "box", "dresses": "dress", "classes": "class", "buses": "bus",
+    "glasses": "glass",
     "branches": "branch", "bushes": "bush", "matches": "match", "peaches": "peach", "sandwiches": "sandwich",
     "heroes": "hero", "zeroes": "zero", "stamps": "stamp", "pennies": "penny", "ladies": "lady", "puppies": "puppy",
 }  # fmt: skip

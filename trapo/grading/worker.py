@@ -1,76 +1,34 @@
-"""The grading worker, started by `trapo.grading.grader`: reads JSON lines, writes the status of each.
+"""The processes that grade: a nursery that has loaded everything, and its children, one answer at a time each.
 
-A line is [answer, gold, "own"], or [text, gold, rule] for another's grading of a whole text (`reference.py`).
+Started by `trapo.grading.pool` as `python -m trapo.grading.worker CPU_SECONDS MEMORY_MB CONTROL_FD`. The nursery
+imports what grading needs once and forks a worker for every request, which takes milliseconds: a child that a time
+limit has killed is replaced at once, and nobody waits for imports.
+
+On the control socket, in frames of `FRAME`: START with a worker's number and its socket's descriptor, KILL with its
+number; back come READY once, and ENDED with a worker's number and its wait status. On a worker's socket, JSON lines:
+its process id first, then for every task `[answer, gold, reference, look]` a status.
 """
 
+import array
+import gc
 import json
 import os
 import resource
+import selectors
 import signal
+import socket
 import sys
+from collections.abc import Callable
 
-from .answers import normalise, split_base, split_unit
-from .reference import RULES, papers_correct
+from .judge import judge
+from .pool import ENDED, FRAME, KILL, READY
+from .reference import reference_correct
 
-PERCENT = "\\%"
-CLOSE = 1e-5  # numbers further apart than this share of the larger one are not equal; 0.333333 is a third
-
-
-def equivalent(answer: str, gold: str) -> bool:
-    """Whether the boxed `answer` and `gold` are the same value, by math-verify on both as `answers.py` writes them.
-
-    Where both name a unit it must be the same, and so must the base that numbers are written in. A percentage equals
-    its number and the share that it is. `i` is the imaginary unit if only that makes them equal.
-    """
-    (answer, unit), (gold, gold_unit) = split_unit(normalise(answer)), split_unit(normalise(gold))
-    if unit and gold_unit and unit != gold_unit:
-        return False
-    (answer, base), (gold, gold_base) = split_base(answer), split_base(gold)
-    if base and gold_base and base != gold_base:
-        return False
-    percent, gold_percent = answer.endswith(PERCENT), gold.endswith(PERCENT)
-    answer, gold = answer.removesuffix(PERCENT), gold.removesuffix(PERCENT)
-    if _verify(answer, gold):
-        return True
-    if percent != gold_percent:
-        share, whole = (answer, gold) if percent else (gold, answer)
-        return _verify(f"\\frac{{{share}}}{{100}}", whole)
-    return False
-
-
-def _verify(answer: str, gold: str) -> bool:
-    from math_verify import parse, verify
-
-    # Its own time-outs are off: they use SIGALRM, and the caller has a CPU timer.
-    # A gold graded against itself is parsed once: that is most of the time.
-    parsed = {text: parse(f"\\boxed{{{text}}}", parsing_timeout=None, raise_on_error=True) for text in {gold, answer}}
-    arguments = {"timeout_seconds": None, "raise_on_error": True}
-    if verify(parsed[gold], parsed[answer], **arguments):
-        return _close(parsed[gold], parsed[answer])
-    imaginary = {text: [_with_imaginary_unit(x) for x in found] for text, found in parsed.items()}
-    return imaginary != parsed and verify(imaginary[gold], imaginary[answer], **arguments)
-
-
-def _close(golds: list, answers: list) -> bool:
-    """Whether two readings that are numbers lie within `CLOSE` of each other; True where there are no two numbers.
-
-    math-verify compares floats to six decimals, so that all numbers as small as 1e-7 are equal to it.
-    """
-    from sympy import Basic
-
-    numbers = [[x for x in found if isinstance(x, Basic) and x.is_number] for found in (golds, answers)]
-    pairs = [(a, b) for a in numbers[0] for b in numbers[1]]
-    return not pairs or any(a == b or abs((a - b).evalf()) <= CLOSE * abs(a.evalf()) for a, b in pairs)
-
-
-def _with_imaginary_unit(expression):
-    """A parsed expression whose symbol i, if it has one, is the imaginary unit."""
-    from sympy import Basic, I
-
-    if not isinstance(expression, Basic):
-        return expression
-    found = {symbol: I for symbol in expression.free_symbols if symbol.name == "i"}
-    return expression.subs(found).doit() if found else expression
+_WARM = (
+    (r"x^2 + \frac{1}{2} + \sqrt{2}", r"\frac{1}{2} + x^2 + 2^{1/2}"),
+    (r"[1, 2)", r"1 \le x < 2"),
+    ("3 cm", "30 mm"),
+)
 
 
 def address_space() -> int:
@@ -86,32 +44,145 @@ def limit_memory(megabytes: int) -> int:
     return used + megabytes * 2**19
 
 
-def main(cpu_seconds: float, memory_mb: int) -> None:
-    """Serve until standard input ends."""
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # whatever a library prints must not be read as a status
-    correct = {"own": equivalent, "papers": papers_correct} | RULES
-    equivalent("1", "\\frac{1}{2}")  # load and warm everything before the clock runs
-    papers_correct("\\boxed{x}", "\\sqrt{2}x")
+def status_of(answer: str, gold: str, reference: bool, look: bool) -> str:
+    """The verdict on one task, whatever happens: a parser's failure on a model's text is that sample's result."""
+    try:
+        if reference:
+            return "correct" if reference_correct(answer, gold) else "wrong"
+        return judge(answer, gold, look)
+    except Exception:  # MemoryError included
+        return "error"
+
+
+def serve(tasks: socket.socket, cpu_seconds: float, memory_mb: int) -> None:
+    """Grade what comes on the socket until it ends.
+
+    The kernel's CPU timer is armed for each answer. Its default action kills the process even inside C code, which a
+    Python handler would never interrupt.
+    """
     half_used = limit_memory(memory_mb) if sys.platform == "linux" else None
-    # The default action kills the process even inside C code, which a Python handler would never interrupt.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    answers.write(b'"ready"\n')
-    for line in sys.stdin.buffer:
-        answer, gold, rule = json.loads(line)
+    tasks.sendall(json.dumps(os.getpid()).encode() + b"\n")
+    for line in tasks.makefile("rb"):
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         try:
-            status = "correct" if correct[rule](answer, gold) else "wrong"
-        except Exception:  # a parser's failure on a model's text, MemoryError included, is that sample's result
+            status = status_of(*json.loads(line))
+        except MemoryError:
             status = "error"
         # What is lost to this answer would fail the next one: let the parent start afresh. Parsers catch MemoryErrors
         # of their own, so that "wrong" may be one too.
         if status != "correct" and half_used is not None and address_space() > half_used:
             os._exit(1)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        answers.write(json.dumps(status).encode() + b"\n")
+        tasks.sendall(json.dumps(status).encode() + b"\n")
+
+
+class Nursery:
+    """Forks workers on request and tells how they ended.
+
+    Args:
+        control: the socket to the parent.
+        work: what a child does with its socket.
+    """
+
+    def __init__(self, control: socket.socket, work: Callable[[socket.socket], None]):
+        self.control, self.work = control, work
+        self.children: dict[int, int] = {}  # process id -> worker
+
+    def run(self) -> None:
+        """Until the parent closes the control socket or ends: then all children end too."""
+        wake, woken = socket.socketpair()
+        wake.setblocking(False)
+        signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self.control.sendall(FRAME.pack(READY, 0, 0))
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.control, selectors.EVENT_READ)
+            selector.register(woken, selectors.EVENT_READ)
+            while True:
+                ready = {key.fileobj for key, _ in selector.select()}
+                if woken in ready:
+                    woken.recv(4096)
+                    self._reap()
+                if self.control in ready and not self._obey((wake, woken)):
+                    break
+        for pid in self.children:
+            os.kill(pid, signal.SIGKILL)
+        while self.children:
+            self.children.pop(os.wait()[0], None)
+
+    def _obey(self, wakers: tuple[socket.socket, socket.socket]) -> bool:
+        """Do what one frame says; False at the end."""
+        try:
+            frame, passed = _receive(self.control)
+        except ConnectionError:
+            return False
+        if frame is None:
+            return False
+        kind, worker, _ = FRAME.unpack(frame)
+        if kind == KILL:
+            for pid in [pid for pid, other in self.children.items() if other == worker]:
+                os.kill(pid, signal.SIGKILL)
+            return True
+        pid = os.fork()
+        if pid:
+            self.children[pid] = worker
+            for descriptor in passed:
+                os.close(descriptor)
+            return True
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for other in (self.control, *wakers):
+                other.close()
+            with socket.socket(fileno=passed[0]) as tasks:
+                self.work(tasks)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # nobody is left to tell
+        finally:
+            os._exit(0)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            worker = self.children.pop(pid, None)
+            if worker is not None:
+                try:
+                    self.control.sendall(FRAME.pack(ENDED, worker, status))
+                except ConnectionError:
+                    return
+
+
+def _receive(control: socket.socket) -> tuple[bytes | None, list[int]]:
+    """One frame and the descriptors that came with it; None at the end."""
+    frame, passed = b"", array.array("i")
+    while len(frame) < FRAME.size:
+        part, ancillary, _, _ = control.recvmsg(FRAME.size - len(frame), socket.CMSG_SPACE(4))
+        if not part:
+            return None, []
+        frame += part
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                passed.frombytes(data[: len(data) - len(data) % passed.itemsize])
+    return frame, list(passed)
+
+
+def main(cpu_seconds: float, memory_mb: int, control: int) -> None:
+    """Load and warm everything, then fork workers until the parent is done."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for answer, gold in _WARM:
+        judge(answer, gold)
+    reference_correct("\\boxed{x}", "\\sqrt{2}x")
+    gc.collect()
+    gc.freeze()  # children share these pages
+    with socket.socket(fileno=control) as parent:
+        Nursery(parent, lambda tasks: serve(tasks, cpu_seconds, memory_mb)).run()
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), int(sys.argv[2]))
+    main(float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -1,6 +1,7 @@
 """How rollouts get their rewards: from the grader's workers while the engine draws, or from reward functions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 from trl.data_utils import is_conversational
@@ -10,7 +11,7 @@ from .types import Row
 
 
 class GraderJudge:
-    """Rows judged by math-verify in worker processes.
+    """Rows judged by the grader's worker processes.
 
     Args:
         grader: its workers.
@@ -19,11 +20,12 @@ class GraderJudge:
 
     def __init__(self, grader: Grader, decode: Callable[[Row], str]):
         self.grader, self.decode = grader, decode
-        self._rows: dict[int, Row] = {}
+        self._rows: dict[Hashable, Row] = {}
+        self._keys = count()
 
     def submit(self, row: Row) -> None:
         """Hand the row's text to a worker."""
-        key = id(row)
+        key = (self, next(self._keys))  # the grader outlives this judge, and rows
         self._rows[key] = row
         self.grader.submit(key, self.decode(row), row.group.columns["answer"])
 
@@ -40,6 +42,11 @@ class GraderJudge:
             )
             judged.append(row)
         return judged
+
+    def abort(self) -> None:
+        """Forget the rows that are not judged yet."""
+        self.grader.forget(self._rows)
+        self._rows.clear()
 
 
 class RewardFunctions:
@@ -127,3 +134,7 @@ class FunctionJudge:
         if rows:
             self.score(rows)
         return rows
+
+    def abort(self) -> None:
+        """Forget the rows that are not judged yet."""
+        self._rows.clear()

@@ -94,6 +94,7 @@ class Rollout:
         except BaseException:
             for key in self._drawing:
                 self.engine.abort(key)
+            self.judge.abort()
             raise
         for group, guidance, rows in zip(self.groups, self._guidance, self._rows, strict=True):
             # Which of several twins trains their prefix is settled only when every micro-group is decided.

@@ -53,6 +53,9 @@ class Judge(Protocol):
     def collect(self, wait: bool) -> list[Row]:
         """Rows graded since the last call, `reward`, `rewards` and `status` filled in; with `wait`, at least one."""
 
+    def abort(self) -> None:
+        """Forget what is not graded yet."""
+
 
 @dataclass
 class Cost:
