@@ -16,7 +16,7 @@ from trapo import TRAPOConfig, TRAPOTrainer
 from trapo.data.read import read_rows, to_layout
 from trapo.data.tokens import apply_template, end_trace, expert_part, prompt_text, shorten
 from trapo.data.validate import REASONS, Screen
-from trapo.grading.grader import Grader
+from trapo.grading.grader import Grader, Verdict
 from trapo.recipe import load_recipe
 from trapo_cli.cli import app
 
@@ -207,13 +207,19 @@ def test_a_second_screening_takes_the_graders_word_from_the_first(tmp_path, chat
 
 
 def test_unchecked_experts_are_kept_and_a_grader_that_gives_up_drops_nobody(tmp_path, tokenizer):
-    rows = [ours("1+1=", "2", [box(3), "no box"]), ours("2+2=", "4", [box("10^{10^{10}}!")])]
+    rows = [ours("1+1=", "2", [box(3), "no box"]), ours("2+2=", "4", [box("hard")])]
     path = write_jsonl(tmp_path / "d.jsonl", rows)
-    with Grader(workers=1, cpu_seconds=0.5) as grader:
+
+    class GivesUp(Grader):
+        def grade(self, texts, golds, **how):
+            verdicts = super().grade(texts, golds, **how)
+            return [Verdict("timeout") if "hard" in t else v for t, v in zip(texts, verdicts, strict=True)]
+
+    with GivesUp(workers=1) as grader:
         data, report = screen(path, tokenizer, grader, check_experts=False)
         assert data["expert"][:] == [row["expert"] for row in rows] and not report.dropped
         data, report = screen(path, tokenizer, grader)
-    assert data["expert"][:] == [[], [box("10^{10^{10}}!")]]
+    assert data["expert"][:] == [[], [box("hard")]]
     assert report.counts["expert unverified"] == 1
 
 

@@ -89,7 +89,7 @@ def test_classes_of_equivalent_answers(verdicts):
     rows = [("math", "1/2", [*texts, "none"]), ("choice", "A", [r"\boxed{B}", r"\boxed{(A)}", r"\boxed{b}", ""])]
     assert verdicts.classes(rows) == [
         ["1/2", "1/2", "3", "3", "x+1", "x+1", "1/2", "7", None],
-        ["B", "A", "b", None],
+        ["B", "A", "B", None],
     ]
 
 
@@ -114,7 +114,9 @@ def test_scores_by_hand():
     assert found["pass@k"]["ks"] == (1, 2, 4)
     assert found["pass@k"]["value"] == pytest.approx((0.25, (1 - 1 / 6) / 2, 0.5))  # C(2, 2) / C(4, 2) = 1/6
     assert found["maj@n"]["value"] == 0.5  # "1" wins in a, "3" in b
-    assert found["statuses"] == {"correct": 0.25, "wrong": 0.5, "no_box": 0.125, "timeout": 0.125, "error": 0.0}
+    assert found["statuses"] == {
+        "correct": 0.25, "wrong": 0.5, "no_box": 0.125, "gold-unparsed": 0.0, "timeout": 0.125, "error": 0.0
+    }  # fmt: skip
     assert found["truncated"] == 0.5 and found["tokens"]["mean"] == 17.5 and found["tokens"]["total"] == 140
     assert found["distinct"] == pytest.approx((3 / 4 + 3 / 4) / 2) and not found["all samples equal"]
     line = list(questions[0].lines("aime24"))[1]

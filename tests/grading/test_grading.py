@@ -134,10 +134,10 @@ def test_workers_that_die_cost_one_error_each_and_are_replaced(grader):
 
 def test_a_worker_that_was_stopped_holds_up_nobody():
     """SIGSTOP: it neither answers nor dies; also with a task that is more than the socket holds."""
-    with Grader(workers=2, wall_seconds=3) as grader:
+    with Grader(workers=2, wall_seconds=8) as grader:
         stopped = started(grader)[0]
         os.kill(stopped.pid, signal.SIGSTOP)
-        texts = ["x" * 2**22 + r"\boxed{\frac{1}{2}}"] * 2 + [r"\boxed{\frac{1}{2}}"] * 20
+        texts = [" " * 2**19 + r"\boxed{\frac{1}{2}}"] * 2 + [r"\boxed{\frac{1}{2}}"] * 20
         verdicts = grader.grade(texts, ["0.5"] * 22, reference=True)
         assert verdicts.count(Verdict("timeout", wall=True)) == 1 and verdicts.count(Verdict("correct")) >= 20
         with pytest.raises(ProcessLookupError):

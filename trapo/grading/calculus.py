@@ -1,24 +1,18 @@
 """Sums, products, integrals and limits: worked out where that is short work, functions of their parts where not."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import sympy
 from sympy import Symbol
 
 from .algebra import applied
+from .cursor import Cursor
 from .latex import Token, Unreadable
-
-if TYPE_CHECKING:
-    from .expressions import Parser
 
 TERMS = 3_000  # of the longest sum that is added up
 OPERATIONS = 30  # in the longest body that sympy is asked to integrate, sum up or take the limit of
 BOUND = Symbol("bound")  # stands for the variable in what stays as it is: its name means nothing
 
 
-def big_operator(name: str, parser: Parser) -> sympy.Basic:
+def big_operator(name: str, parser: Cursor) -> sympy.Basic:
     """The value of the operator behind which the parser is.
 
     Raises:
@@ -42,7 +36,7 @@ def big_operator(name: str, parser: Parser) -> sympy.Basic:
     return _series(name, body, variable, start, stop)
 
 
-def _limits(parser: Parser) -> tuple[list[Token], list[Token]]:
+def _limits(parser: Cursor) -> tuple[list[Token], list[Token]]:
     """What stands below and above."""
     limits: dict[str, list[Token]] = {}
     while parser.mark("_", "^"):
@@ -55,7 +49,7 @@ def _kept(name: str, body: sympy.Basic, variable: Symbol, *limits: sympy.Basic) 
     return applied(name, 1 + len(limits))(body.subs(variable, BOUND), *limits)
 
 
-def _integrand(parser: Parser) -> tuple[sympy.Basic, Symbol]:
+def _integrand(parser: Cursor) -> tuple[sympy.Basic, Symbol]:
     """The body of an integral up to its dx, which is taken."""
     body: list[Token] = []
     depth = 0

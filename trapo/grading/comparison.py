@@ -243,7 +243,7 @@ def _sets(left: Set, right: Set) -> bool:
 def _set_list(left: Set, right: List) -> bool:
     if right.ordered:
         return False
-    members = values_of(right)
+    members = values_of(right, same)
     return members is not None and _matched(_distinct(left.members), _distinct(members))
 
 
@@ -260,7 +260,7 @@ def _lists(left: List, right: List) -> bool:
     related = all(isinstance(m, Relation) for m in (*left.members, *right.members))
     if related and _matched(left.members, right.members):
         return True
-    a, b = values_of(left), values_of(right)
+    a, b = values_of(left, same), values_of(right, same)
     if a is None or b is None:
         return _matched(left.members, right.members)
     if left.joint == "or" or right.joint == "or":
@@ -275,7 +275,7 @@ def _names_agree(left: List, right: List) -> bool:
 
 def _list_value(left: List, right: Value) -> bool:
     """The same answer twice, "1/2 or 0.5", is that answer."""
-    values = values_of(left)
+    values = values_of(left, same)
     return left.joint == "or" and values is not None and all(same(m, right) for m in values)
 
 
@@ -366,7 +366,7 @@ def _mixed(left: Mixed, right: Mixed) -> bool:
 
 
 def _relation_value(left: Relation, right: Value) -> bool:
-    value = value_of(left)
+    value = value_of(left, same)
     return value is not None and not isinstance(value, Unread) and same(value, right)
 
 
@@ -395,7 +395,7 @@ _RULES: dict[tuple[type, type], Callable] = {
     (Cases, Cases): _cases,
     (Cases, Formula): _cases_formula,
     (Mixed, Mixed): _mixed,
-    (Relation, Relation): same_relation,
+    (Relation, Relation): lambda left, right: same_relation(left, right, same),
 }
 _RULES |= {(List, kind): _list_value for kind in (Formula, Quantity, Based)}
 _RULES |= {

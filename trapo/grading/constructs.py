@@ -3,26 +3,21 @@ r"""What a LaTeX command with arguments is: fractions, roots, matrices, letters 
 Each function is given the parser behind the command, and takes the arguments from there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import sympy
 from sympy import Integer, Rational, Symbol
 
 from .algebra import binomial, power
 from .calculus import big_operator
+from .cursor import Cursor
 from .latex import Token, Unreadable, canonical
-
-if TYPE_CHECKING:
-    from .expressions import Parser
 
 ACCENTS = frozenset(str.split("hat bar vec dot ddot tilde overline underline check acute breve mathbf"))
 _MATRICES = ("pmatrix", "bmatrix", "matrix", "Bmatrix", "vmatrix", "array", "smallmatrix")
 
 
-def _frac(p: Parser) -> sympy.Basic:
+def _frac(p: Cursor) -> sympy.Basic:
     top, bottom = p.argument(), p.argument()
     derivative = _derivative(top, bottom)
     if derivative is not None:
@@ -47,7 +42,7 @@ def _derivative(top: Sequence[Token], bottom: Sequence[Token]) -> str | None:
     return f"{' '.join(over)} / {' '.join(under)}"
 
 
-def _sqrt(p: Parser) -> sympy.Basic:
+def _sqrt(p: Cursor) -> sympy.Basic:
     index = Integer(2)
     if p.mark("["):
         p.take()
@@ -56,17 +51,17 @@ def _sqrt(p: Parser) -> sympy.Basic:
     return power(p.read(p.argument()), 1 / index)
 
 
-def _root(index: int) -> Callable[[Parser], sympy.Basic]:
+def _root(index: int) -> Callable[[Cursor], sympy.Basic]:
     """A root sign of Unicode, which takes what is right behind it: all of a number."""
     return lambda p: power(p.primary(), Rational(1, index))
 
 
-def _binom(p: Parser) -> sympy.Basic:
+def _binom(p: Cursor) -> sympy.Basic:
     return binomial(p.read(p.argument()), p.read(p.argument()))
 
 
-def _between(closing: str, of: Callable) -> Callable[[Parser], sympy.Basic]:
-    def read(p: Parser) -> sympy.Basic:
+def _between(closing: str, of: Callable) -> Callable[[Cursor], sympy.Basic]:
+    def read(p: Cursor) -> sympy.Basic:
         value = p.sum()
         if not p.command(closing):
             raise Unreadable("a bracket is not closed")
@@ -76,11 +71,11 @@ def _between(closing: str, of: Callable) -> Callable[[Parser], sympy.Basic]:
     return read
 
 
-def _big(name: str) -> Callable[[Parser], sympy.Basic]:
+def _big(name: str) -> Callable[[Cursor], sympy.Basic]:
     return lambda p: big_operator(name, p)
 
 
-def matrix(p: Parser, name: str) -> sympy.Basic:
+def matrix(p: Cursor, name: str) -> sympy.Basic:
     """A matrix behind its \\begin, perhaps transposed; the determinant of a vmatrix."""
     if name not in _MATRICES:
         raise Unreadable(name)
@@ -114,7 +109,7 @@ def rows_of(body: Sequence[Token], name: str) -> list[list[list[Token]]]:
     return [row for row in rows if row != [[]]]
 
 
-def accented(p: Parser, name: str) -> sympy.Basic:
+def accented(p: Cursor, name: str) -> sympy.Basic:
     r"""A letter with an accent, another than without: \bar{x}. \mathbf{x} is \vec{x}, \hat{i} a unit vector."""
     letter = p.argument()
     if len(letter) > 1 and letter[0].is_command("mathbf"):
@@ -133,7 +128,7 @@ def accented(p: Parser, name: str) -> sympy.Basic:
 
 
 CONSTANTS = {"pi": sympy.pi, "infty": sympy.oo}
-READERS: dict[str, Callable[[Parser], sympy.Basic]] = {
+READERS: dict[str, Callable[[Cursor], sympy.Basic]] = {
     "frac": _frac,
     "sqrt": _sqrt,
     "binom": _binom,

@@ -1,12 +1,15 @@
 """A place in a sequence of tokens, and what can be taken from there."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+
+import sympy
 
 from .latex import Token, Unreadable
 
 
-class Cursor:
-    """`at` is the next token."""
+class Cursor(ABC):
+    """`at` is the next token. What is read as an expression from there, `trapo.grading.expressions.Parser` says."""
 
     def __init__(self, found: Sequence[Token]):
         self.tokens, self.at = list(found), 0
@@ -71,3 +74,23 @@ class Cursor:
             token = self.take()
             depth += token.is_command(f"begin {name}") - token.is_command(f"end {name}")
         return self.tokens[begin : self.at - 1]
+
+    @abstractmethod
+    def read(self, found: Sequence[Token]) -> sympy.Basic:
+        """An argument's tokens as an expression."""
+
+    @abstractmethod
+    def sum(self) -> sympy.Basic:
+        """Terms with signs between them."""
+
+    @abstractmethod
+    def product(self) -> sympy.Basic:
+        """Factors with or without signs between them."""
+
+    @abstractmethod
+    def primary(self) -> sympy.Basic:
+        """A number, a letter, what is in brackets, or a command with its arguments."""
+
+    @abstractmethod
+    def symbol(self, name: str) -> sympy.Basic:
+        """A letter with its index and primes, or a function applied."""

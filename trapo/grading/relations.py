@@ -1,6 +1,6 @@
 """Equations, inequalities and other relations: which are the same, and which only give a value a name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import sympy
 from sympy import Symbol
@@ -10,6 +10,7 @@ from .equality import equal, proportional
 from .phrases import denies
 from .values import Formula, List, Relation, Tuple, Unread, Value, Words
 
+Same = Callable[[Value, Value], bool]  # whether two values are the same, see `comparison`
 _MIRRORED = {">": "<", "ge": "le"}
 _SYMMETRIC = frozenset(
     str.split("= ne parallel perp sim simeq cong Leftrightarrow vee wedge cup cap approx leftrightarrow")
@@ -17,14 +18,12 @@ _SYMMETRIC = frozenset(
 _RENAMED = {"y": "f"}  # y = ... and f(x) = ... say the same
 
 
-def value_of(relation: Relation) -> Value | None:
+def value_of(relation: Relation, same: Same) -> Value | None:
     """The value that an equation gives a name to, `x = 5`, or that all its members have, `3 + 4 = 7`; None if none.
 
     The name may be anything that is no number, if the value is a number: `m + n = 7`. Else it is a letter, a function
     or words: `2x + 3 = 0` has no value.
     """
-    from .comparison import same
-
     if relation.ops == ("in",):
         return relation.sides[1] if is_name(relation.sides[0]) else None
     if set(relation.ops) != {"="}:
@@ -74,7 +73,7 @@ def _within(name: Value, value: Value) -> bool:
     )
 
 
-def values_of(found: List) -> list[Value] | None:
+def values_of(found: List, same: Same) -> list[Value] | None:
     """A list's members without the name before them, `x = 1, x = 2` or `n = 1, 2, 4`; None for several names."""
     named = [isinstance(m, Relation) and m.ops == ("=",) for m in found.members]
     if not any(isinstance(m, Relation) for m in found.members):
@@ -82,32 +81,30 @@ def values_of(found: List) -> list[Value] | None:
     if all(named):
         if len({m.texts[0] for m in found.members}) > 1:
             return None
-        values = [value_of(m) for m in found.members]
+        values = [value_of(m, same) for m in found.members]
         return None if None in values else values
     if named[0] and not any(isinstance(m, Relation) for m in found.members[1:]):
-        first = value_of(found.members[0])
+        first = value_of(found.members[0], same)
         return None if first is None else [first, *found.members[1:]]
     return None
 
 
-def same_relation(left: Relation, right: Relation) -> bool:
+def same_relation(left: Relation, right: Relation, same: Same) -> bool:
     """Whether two relations say the same."""
-    from .comparison import same
-
-    left, right = _plain(left), _plain(right)
+    left, right = _plain(left, same), _plain(right, same)
     if left is None or right is None or len(left.ops) != len(right.ops):
         return False
-    if left.ops == right.ops and _in_order(left.sides, right.sides):
+    if left.ops == right.ops and _in_order(left.sides, right.sides, same):
         return not (left.ops == ("=",) and same(*left.sides) and left.texts != right.texts and _is_empty(left))
     if len(left.ops) != 1 or left.ops != right.ops:
         return False
     op = left.ops[0]
-    if op in _SYMMETRIC and _in_order(left.sides, right.sides[::-1]):
+    if op in _SYMMETRIC and _in_order(left.sides, right.sides[::-1], same):
         return True
     if not all(isinstance(s, Formula) for s in (*left.sides, *right.sides)):
-        return op == "=" and _same_definition(left, right)
+        return op == "=" and _same_definition(left, right, same)
     if op == "=":
-        return _same_definition(left, right) or _same_equation(left, right)
+        return _same_definition(left, right, same) or _same_equation(left, right)
     return op in ("<", "le", "ne") and _proportional(left, right, op != "ne")
 
 
@@ -116,16 +113,12 @@ def _is_empty(relation: Relation) -> bool:
     return all(isinstance(s, Formula) for s in relation.sides) and equal(*(s.value for s in relation.sides))
 
 
-def _in_order(left: Sequence[Value], right: Sequence[Value]) -> bool:
-    from .comparison import same
-
+def _in_order(left: Sequence[Value], right: Sequence[Value], same: Same) -> bool:
     return all(map(same, left, right))
 
 
-def _plain(relation: Relation) -> Relation | None:
+def _plain(relation: Relation, same: Same) -> Relation | None:
     """With "<" for ">", and a chain of equations as its first and last member; None if those between differ."""
-    from .comparison import same
-
     if relation.ops and all(op in _MIRRORED for op in relation.ops):
         ops = tuple(_MIRRORED[op] for op in relation.ops[::-1])
         return Relation(relation.sides[::-1], ops, relation.texts[::-1])
@@ -137,10 +130,8 @@ def _plain(relation: Relation) -> Relation | None:
     return relation
 
 
-def _same_definition(left: Relation, right: Relation) -> bool:
+def _same_definition(left: Relation, right: Relation, same: Same) -> bool:
     """f(x) = x + 1, f(t) = t + 1 and y = x + 1 define the same."""
-    from .comparison import same
-
     if not all(isinstance(s, Formula) for s in (left.sides[0], right.sides[0], left.sides[1], right.sides[1])):
         return False
     names = [r.sides[0].value for r in (left, right)]
