@@ -104,7 +104,7 @@ def hungry(answer, gold, *look):
             return False
         raise
     return answer == gold if {reference} else "correct"
-worker.{"reference_correct" if reference else "judge"} = hungry
+worker.{"papers_correct" if reference else "judge"} = hungry
 worker.serve(socket.socket(fileno=0), 60, 64)
 """
     import socket
@@ -112,7 +112,7 @@ worker.serve(socket.socket(fileno=0), 60, 64)
     ours, theirs = socket.socketpair()
     with ours, theirs, subprocess.Popen([sys.executable, "-c", code], stdin=theirs) as worker:
         for answer in ("1", "hungry", "1"):
-            ours.sendall(json.dumps([answer, "1", reference, True]).encode() + b"\n")
+            ours.sendall(json.dumps([answer, "1", "papers" if reference else "own", True]).encode() + b"\n")
         theirs.close()
         said = ours.makefile("rb").read().splitlines()
     assert said[1:] == [b'"correct"'] and worker.returncode == 1

@@ -175,7 +175,7 @@ REWARDED = [
     (r"so \boxed{12}", "12", True, False, "correct"),  # without </think> LUFFY's gives nothing
     ("hm </think> it is 12", "12", True, True, "no_box"),
     ("hm </think> it is 12 </think> or 13", "12", False, True, "no_box"),  # and it stops at a second one
-    (r"\boxed{1} and \boxed{2}", "2", False, False, "correct"),  # the box alone is for evaluations
+    (r"\boxed{1} and \boxed{2}", "2", False, False, "wrong"),  # two answers
     (r"</think> \boxed{\text{5 days}}", "6", False, False, "wrong"),
 ]
 

@@ -1,6 +1,5 @@
 """From the names on a command line to a job: model, rows, held-out sets, each row checked."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol

@@ -14,7 +14,9 @@ from typing import Any
 
 from .answers import LONGEST, boxed_answer, gold_text
 from .pool import Ended, Pool, Task
+from .reference import RULES
 
+GRADERS = ("own", *RULES)  # what a reward goes by
 STATUSES = ("correct", "wrong", "no_box", "gold-unparsed", "timeout", "error")
 MOST_WORKERS = 64
 _INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
@@ -74,12 +76,23 @@ class Grader:
         memory_mb: address space a worker may use beyond what it has after start-up, in MiB; past it, "error" as a rule:
             a parser may hide that ("wrong") or go on trying ("timeout").
         wall_seconds: back-stop, in seconds; far above cpu_seconds, since it counts what others do with the machine.
+        rule: "own" (what is in the last box, behind the last </think>), or as a paper's training script rewards a whole
+            text: "reference" (TRAPO's) or "luffy" (`trapo.grading.reference`); those never say "no_box".
     """
 
     __name__ = "accuracy"  # the reward function's name in TRL's metrics
     bounded = True  # rewards lie in [0, 1], so guidance may be decided before all of them are known
 
-    def __init__(self, workers: int = 2, cpu_seconds: float = 5.0, memory_mb: int = 2048, wall_seconds: float = 120.0):
+    def __init__(
+        self,
+        workers: int = 2,
+        cpu_seconds: float = 5.0,
+        memory_mb: int = 2048,
+        wall_seconds: float = 120.0,
+        rule: str = "own",
+    ):
+        if rule not in GRADERS:
+            raise ValueError(f"grader {rule!r} is unknown: choose one of {', '.join(GRADERS)}")
         if workers < 1 or cpu_seconds <= 0 or memory_mb <= 0 or wall_seconds <= 0:
             raise ValueError(f"grader needs positive limits: {workers=}, {cpu_seconds=}, {memory_mb=}, {wall_seconds=}")
         self.workers, self.cpu_seconds, self.memory_mb, self.wall_seconds = (
@@ -88,6 +101,7 @@ class Grader:
             memory_mb,
             wall_seconds,
         )
+        self.rule = rule
         self._pool = Pool(workers, cpu_seconds, memory_mb, wall_seconds)
         self._waiting: deque[Task] = deque()
         self._done: list[tuple[Hashable, Verdict]] = []
@@ -102,8 +116,8 @@ class Grader:
         """One verdict per text, in order; golds may be strings or numbers.
 
         `quick=False` goes by what the answer says even where the characters are the same: can the gold be read at all?
-        `reference=True` gives the papers' own verdict (`trapo.grading.reference`): on the whole text, always from a
-        worker, never "no_box".
+        `reference=True` gives the verdict of the papers' evaluations (`trapo.grading.reference`) instead of this
+        grader's rule: on the whole text, always from a worker, never "no_box".
         """
         own = object()  # no key of anybody else's
         for i, (text, gold) in enumerate(zip(texts, golds, strict=True)):
@@ -125,11 +139,12 @@ class Grader:
         `quick` and `reference` as for `grade`.
         """
         gold = gold_text(gold)
-        verdict = None if reference else quick_verdict(text, gold)
+        rule = "papers" if reference else self.rule
+        verdict = quick_verdict(text, gold) if rule == "own" else None
         if verdict is not None and (quick or verdict.status != "correct"):
             self._done.append((key, verdict))
         else:
-            self._waiting.append(Task(key, text if reference else boxed_answer(text), gold, reference, quick))
+            self._waiting.append(Task(key, boxed_answer(text) if rule == "own" else text, gold, rule, quick))
             self._dispatch()
 
     def collect(self, wait: bool = False) -> dict[Hashable, Verdict]:

@@ -30,16 +30,16 @@ class Task(NamedTuple):
 
     Attributes:
         key: the caller's.
-        answer: what is in the box; the whole text for `reference`.
+        answer: what is in the box; the whole text for any rule but our own.
         gold: the right answer.
-        reference: by the papers' own grading.
+        rule: "own", or whose grading (`trapo.grading.worker.status_of`).
         look: answers that look the same are the same, whether they can be read or not.
     """
 
     key: Hashable
     answer: str
     gold: str
-    reference: bool
+    rule: str
     look: bool
 
 
@@ -94,7 +94,7 @@ class Pool:
     def give(self, worker: "Worker", task: Task) -> None:
         """Set a worker to a task."""
         worker.task = task
-        line = json.dumps([task.answer, task.gold, task.reference, task.look]).encode() + b"\n"
+        line = json.dumps([task.answer, task.gold, task.rule, task.look]).encode() + b"\n"
         worker.outgoing = memoryview(line)
         worker.deadline = time.monotonic() + self.wall_seconds if worker.pid is not None else None
         self._push(worker)

@@ -6,7 +6,7 @@ limit has killed is replaced at once, and nobody waits for imports.
 
 On the control socket, in frames of `FRAME`: START with a worker's number and its socket's descriptor, KILL with its
 number; back come READY once, and ENDED with a worker's number and its wait status. On a worker's socket, JSON lines:
-its process id first, then for every task `[answer, gold, reference, look]` a status.
+its process id first, then for every task `[answer, gold, rule, look]` a status.
 """
 
 import array
@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 from .judge import judge
 from .pool import ENDED, FRAME, KILL, READY
-from .reference import reference_correct
+from .reference import RULES, papers_correct
 
 _WARM = (
     (r"x^2 + \frac{1}{2} + \sqrt{2}", r"\frac{1}{2} + x^2 + 2^{1/2}"),
@@ -44,12 +44,19 @@ def limit_memory(megabytes: int) -> int:
     return used + megabytes * 2**19
 
 
-def status_of(answer: str, gold: str, reference: bool, look: bool) -> str:
-    """The verdict on one task, whatever happens: a parser's failure on a model's text is that sample's result."""
+def status_of(answer: str, gold: str, rule: str, look: bool) -> str:
+    """The verdict on one task, whatever happens: a parser's failure on a model's text is that sample's result.
+
+    Args:
+        answer: what is in the box; for any rule but our own the whole text.
+        gold: the right answer.
+        rule: "own", "papers" (the papers' evaluations), or one of `reference.RULES` (their training).
+        look: see `judge`.
+    """
     try:
-        if reference:
-            return "correct" if reference_correct(answer, gold) else "wrong"
-        return judge(answer, gold, look)
+        if rule == "own":
+            return judge(answer, gold, look)
+        return "correct" if (papers_correct if rule == "papers" else RULES[rule])(answer, gold) else "wrong"
     except Exception:  # MemoryError included
         return "error"
 
@@ -177,7 +184,7 @@ def main(cpu_seconds: float, memory_mb: int, control: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     for answer, gold in _WARM:
         judge(answer, gold)
-    reference_correct("\\boxed{x}", "\\sqrt{2}x")
+    papers_correct("\\boxed{x}", "\\sqrt{2}x")
     gc.collect()
     gc.freeze()  # children share these pages
     with socket.socket(fileno=control) as parent:
