@@ -194,7 +194,7 @@ def evaluate(
         str, typer.Option(help="own, reference (TRAPO's training reward) or luffy (LUFFY's: behind </think> only).")
     ] = "own",
     seed: Annotated[int, typer.Option(help="Of the samples and of the choices' order.")] = 0,
-    engine: Annotated[str, typer.Option(help="auto, torch, vllm, or server with --base-url.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, torch, transformers, vllm, or server with --base-url.")] = "auto",
     base_url: Annotated[str | None, both("base-url", help="An OpenAI-compatible server: http://HOST:PORT/v1.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
     slots: Annotated[int, typer.Option(help="Most samples drawn at once.")] = 64,

@@ -18,9 +18,10 @@ from sidebyside import compare, parser, write
 from tensors import PeakBytes
 
 from trapo import TRAPOConfig, TRAPOTrainer
-from trapo.command.memory import Shape, memory
+from trapo.command.memory import memory
 from trapo.models import load_model
 from trapo.runs.folder import RunFolder
+from trapo.training.footprint import Shape
 from trapo.training.micro_batches import fit_tiles
 from trapo.training.sft import Demonstration, SFTStage
 

@@ -54,7 +54,7 @@ class Settings:
         for name, given, known in (
             ("template", self.template, TEMPLATES),
             ("grader", self.grader, GRADERS),
-            ("engine", self.engine, ("auto", "torch", "vllm", "server")),
+            ("engine", self.engine, ("auto", "torch", "transformers", "vllm", "server")),
             ("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16")),
         ):
             if given not in known:
@@ -254,7 +254,7 @@ class Job:
             self.context = self.server.context or self.context
             self.start = self.server.using
         else:
-            self.engine, self.dtype, self.device = resolve(settings.engine, settings.dtype)
+            self.engine, self.dtype, self.device = resolve(settings.engine, settings.dtype, self.config)
             if self.engine == "torch":
                 from trapo.rollout.engines.torch import check_full_attention
 

@@ -108,15 +108,22 @@ def content(model: Model, eos: list[int], dtype: str, served: str | None = None)
         return digest(served, eos)
 
 
-def resolve(engine: str, dtype: str) -> tuple[str, str, str]:
-    """Engine, dtype and device with "auto" decided: on a GPU vLLM and bfloat16, else torch and float32."""
+def resolve(engine: str, dtype: str, architecture: Any) -> tuple[str, str, str]:
+    """Engine, dtype and device with "auto" decided: on a GPU vLLM and bfloat16, else ours and float32.
+
+    Ours is "torch", or "transformers" where the model's configuration `architecture` has sliding windows.
+    """
     import importlib.util
 
     import torch
 
+    from trapo.config import attention_kinds
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if engine == "auto":
         engine = "vllm" if device == "cuda" and importlib.util.find_spec("vllm") else "torch"
+        if engine == "torch" and attention_kinds(architecture) != {"full_attention"}:
+            engine = "transformers"
     if engine == "vllm" and importlib.util.find_spec("vllm") is None:
         raise ValueError("--engine vllm: vLLM is not installed; pip install 'trapo[vllm]', or --engine torch")
     if dtype == "auto":
@@ -131,7 +138,7 @@ def starter(
 
     Args:
         model, tokenizer, eos: what draws, and what ends an answer.
-        engine: "torch" or "vllm".
+        engine: "torch", "transformers" or "vllm".
         dtype, device: of the weights.
         slots: most samples drawn at once.
         longest: most tokens of a prompt and its answer.
@@ -147,11 +154,13 @@ def starter(
 
     def embedded(how: Sampling) -> Engine:
         from trapo.rollout.engines.torch import TorchEngine
+        from trapo.rollout.engines.transformers import TransformersEngine
 
         if not loaded:
             loaded.append(load().to(device))
         pad = eos[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        return TorchEngine(loaded[0], eos, pad, sampling=how, slots=slots)
+        kind = TorchEngine if engine == "torch" else TransformersEngine
+        return kind(loaded[0], eos, pad, sampling=how, slots=slots)
 
     def vllm(how: Sampling) -> Engine:
         from trapo.rollout.engines.vllm import VLLMEngine
@@ -165,4 +174,4 @@ def starter(
         loaded[0].sampling = how
         return loaded[0]
 
-    return {"torch": embedded, "vllm": vllm}[engine]
+    return vllm if engine == "vllm" else embedded

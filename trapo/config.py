@@ -247,11 +247,11 @@ class TRAPOConfig(GRPOConfig):
             "float32 on a CPU: the embedded engine then computes the largest shape in every step."
         },
     )
-    update_tokens: int = field(
-        default=16384,
+    update_tokens: int | None = field(
+        default=None,
         metadata={
             "help": "Most tokens of one forward of the update, padding included (a longer row runs alone). Bounds "
-            "memory; the gradient is the same."
+            "memory; the gradient is the same. Default: 16,384, or on a GPU as many of them as should fit."
         },
     )
     eval_temperature: float = field(
@@ -459,7 +459,7 @@ class TRAPOConfig(GRPOConfig):
             raise ValueError("engine 'vllm-server' needs an HTTP client: pip install 'trapo[server]'")
         if self.engine == "vllm-server" and not self.vllm_server_base_url:
             raise ValueError("engine 'vllm-server' needs --vllm_server_base_url, such as http://localhost:8000")
-        if self.update_tokens < 1:
+        if self.update_tokens is not None and self.update_tokens < 1:
             raise ValueError(f"update_tokens is {self.update_tokens}, but a forward needs at least one token")
         if self.advantage not in ADVANTAGES:
             raise ValueError(f"advantage {self.advantage!r} is unknown; choose one of {', '.join(ADVANTAGES)}")

@@ -16,7 +16,7 @@ from trapo.runs.folder import RunFolder
 pytestmark = pytest.mark.gpu
 
 
-def trained(path, tokenizer, *, evaluate=False, **fields):
+def trained(path, tokenizer, *, evaluate=False, model=None, **fields):
     """A trainer after three steps; with `evaluate`, held-out samples are drawn before them all and wherever asked."""
     settings = {
         "output_dir": str(path), "max_steps": 3, "per_device_train_batch_size": 16, "max_completion_length": 24,
@@ -25,7 +25,7 @@ def trained(path, tokenizer, *, evaluate=False, **fields):
     }  # fmt: skip
     rows = Dataset.from_list(conftest.ROWS)
     trainer = TRAPOTrainer(
-        conftest.new_model(),
+        model or conftest.new_model(),
         one_in_three,
         TRAPOConfig(**(SETTINGS | settings | fields)),
         rows,
@@ -86,6 +86,17 @@ def test_deterministic_runs_compute_one_shape_where_bits_depend_on_it(tmp_path, 
         # "10+10=" and 24 tokens, in multiples of 16
         assert RunFolder(path).record()["rollout"].get("fixed length") == (32 if precision == "bf16" else None)
     assert samples[0] == samples[1]
+
+
+@pytest.mark.parametrize("asked", ["auto", "transformers"])
+def test_sliding_windows_are_drawn_by_transformers(asked, tmp_path, tokenizer, precision):
+    model = conftest.new_model(use_sliding_window=True, sliding_window=8, max_window_layers=1)
+    other = trained(tmp_path, tokenizer, model=model, evaluate=True, engine=asked, max_steps=2)
+    assert RunFolder(tmp_path).record()["rollout"]["engine"] == "transformers"
+    metrics = RunFolder(tmp_path).records("metrics.jsonl")
+    assert max(m["sampling/logp_difference"] for m in metrics) < {"fp32": 1e-4, "bf16": 0.05}[precision]
+    assert {p.dtype for p in other.model.parameters()} == {torch.float32}
+    assert other.model.config._attn_implementation == "sdpa"
 
 
 def test_the_sft_stage_then_rl(tmp_path, tokenizer, precision):

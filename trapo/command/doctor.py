@@ -4,6 +4,7 @@ Every check yields findings: ok, warning or error, with the remedy. A check that
 keep the others from being made.
 """
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -25,6 +26,7 @@ from ..config import TRAPOConfig, check_deepspeed
 from ..data.tokens import CHAT_END, apply_template, prompt_text, shorten
 from ..grading.grader import Grader
 from ..models import load_model, load_tokenizer
+from ..training.footprint import ADAM, FLOAT32, Shape
 from . import memory as estimate
 from .trial import trial_run
 
@@ -74,14 +76,14 @@ class Patient:
                 f"{self.model_path} cannot be loaded: {shorten(' '.join(str(error).split()), 200)}"
             ) from None
 
-    def shape(self) -> estimate.Shape:
+    def shape(self) -> Shape:
         """The model's sizes."""
-        return estimate.Shape.of(self.architecture())
+        return Shape.of(self.architecture())
 
     def memory(self) -> estimate.Memory:
         """The estimate for one GPU; sharded where the launcher says so."""
-        embedded, shards = self.config.resolved_engine() == "torch", estimate.shards(self.config)
-        return estimate.memory(self.shape(), self.config, prompt=512, shards=shards, embedded=embedded)
+        engine, shards = self.config.resolved_engine(self.architecture()), estimate.shards(self.config)
+        return estimate.memory(self.shape(), self.config, prompt=512, shards=shards, engine=engine)
 
 
 def versions(patient: Patient) -> Iterator[Finding]:
@@ -161,6 +163,8 @@ def memory(patient: Patient) -> Iterator[Finding]:
     peaks = patient.memory().peaks
     peak = max(peaks.values())
     free = _free(patient.config)
+    if patient.config.resolved_engine(patient.architecture()) == "vllm" and torch.cuda.is_available():
+        peak += patient.config.vllm_gpu_memory_utilization * torch.cuda.mem_get_info()[1]
     text = f"{peak / 2**30:.3g} GiB of tensors at the peak ({max(peaks, key=peaks.get)}), {free / 2**30:.3g} GiB free"
     if peak > free:
         remedy = (
@@ -184,7 +188,11 @@ def disk(patient: Patient) -> Iterator[Finding]:
     config, parameters = patient.config, patient.shape().parameters
     kept = config.save_total_limit or (10 if config.save_strategy != "no" else 0)
     trained = patient.shape().lora_parameters(config.lora_r) if config.lora_r else parameters
-    needed = parameters * estimate.FLOAT32 + kept * trained * (estimate.FLOAT32 + estimate.ADAM)
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() in (
+        "1",
+        "true",
+    )  # its checkpoints have the weights twice
+    needed = parameters * FLOAT32 + kept * trained * (FLOAT32 * (1 + sharded) + ADAM)
     folder = next(path for path in (Path(config.output_dir).absolute(), *Path(config.output_dir).absolute().parents)
                   if path.exists())  # fmt: skip
     free = shutil.disk_usage(folder).free
@@ -260,7 +268,10 @@ def grader(patient: Patient) -> Iterator[Finding]:
 
 def engine(patient: Patient) -> Iterator[Finding]:
     """What draws the samples, and for vLLM a push of the weights."""
-    name = patient.config.resolved_engine()
+    name = patient.config.resolved_engine(patient.architecture())
+    if name == "transformers":
+        yield Finding("ok", "transformers' continuous batching: samples depend on what is drawn beside them")
+        return
     if name == "torch":
         more = "" if not torch.cuda.is_available() else "; vLLM is faster on a GPU: pip install 'trapo[vllm]'"
         yield Finding("ok", f"the embedded engine{more}")
@@ -322,7 +333,7 @@ def gradient_difference(patient: Patient) -> float:
         trainer = TRAPOTrainer(model, args=config, train_dataset=rows, processing_class=found)
         trainer.current_gradient_accumulation_steps = 1
         for update_tokens in (10_000, 1):
-            trainer.args.update_tokens = update_tokens
+            trainer.update_tokens = update_tokens
             model.zero_grad()
             trainer.accelerator.backward(trainer.compute_loss(model.train(), _two_rows(found)))
             gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})

@@ -2,82 +2,14 @@
 
 Everything is arithmetic over the model's configuration; nothing is loaded. Bytes are of tensors, as PyTorch counts
 them; CUDA's own context, fragmentation and communication buffers come on top. `benchmarks/estimate.py` holds the
-estimate of the update against measured peaks.
+estimate of the update against measured peaks, `tests/command/test_memory.py` that of the rollout.
 """
 
 import os
 from dataclasses import dataclass, fields
-from typing import Any
 
 from ..config import TRAPOConfig
-
-FLOAT32 = 4  # bytes: weights are trained in float32, under autocast where bf16 is set
-ADAM = 8  # bytes of AdamW's two moments, per trained parameter
-CPU_TILE, GPU_TILE = (
-    256,
-    4096,
-)  # tokens whose logits are there at a time (`micro_batches.fit_tiles`, TRL)
-LOGIT_BLOCK = 32768  # of the vocabulary, in TRL's tiles
-LOGIT_COPIES = 3  # a tile's logits, their gradient, and one intermediate
-HEAD_GRADIENTS = 2  # the head's gradient as the tiles add it up, and as autograd hands it on
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A decoder's sizes, from its transformers configuration.
-
-    Attributes:
-        hidden, layers, mlp, vocabulary: as transformers names them, roughly.
-        queries, keys: width of all query heads and of all key heads (values are as wide).
-        tied: whether input and output embeddings are one matrix.
-    """
-
-    hidden: int
-    layers: int
-    queries: int
-    keys: int
-    mlp: int
-    vocabulary: int
-    tied: bool
-
-    @classmethod
-    def of(cls, config: Any) -> "Shape":
-        """The shape of a transformers configuration; ValueError where it lacks one of the sizes."""
-        text = config.get_text_config() if hasattr(config, "get_text_config") else config
-        try:
-            heads = text.num_attention_heads
-            width = getattr(text, "head_dim", None) or text.hidden_size // heads
-            keys = (getattr(text, "num_key_value_heads", None) or heads) * width
-            return cls(
-                text.hidden_size, text.num_hidden_layers, heads * width, keys, text.intermediate_size, text.vocab_size,
-                bool(getattr(text, "tie_word_embeddings", False)),
-            )  # fmt: skip
-        except AttributeError as error:
-            raise ValueError(f"no estimate for this model: its configuration has no {error.name}") from None
-
-    @property
-    def layer_parameters(self) -> int:
-        """Weights of a layer's matrices; norms and biases, a ten-thousandth of them, aside."""
-        return self.hidden * (2 * self.queries + 2 * self.keys + 3 * self.mlp)
-
-    @property
-    def parameters(self) -> int:
-        """All weights, embeddings included."""
-        return self.layers * self.layer_parameters + self.vocabulary * self.hidden * (1 if self.tied else 2)
-
-    @property
-    def activations(self) -> int:
-        """Numbers per token that a layer keeps for its backward pass.
-
-        Two norms keep input, normed value and output; attention its rotated queries, keys and values, output, and the
-        output as the projection reads it; the gated MLP gate, up, the activated gate and the product.
-        """
-        return 6 * self.hidden + 3 * self.queries + 2 * self.keys + 4 * self.mlp
-
-    def lora_parameters(self, rank: int) -> int:
-        """Weights of adapters of this rank on all linear layers but the head."""
-        h, q, k, f = self.hidden, self.queries, self.keys, self.mlp
-        return self.layers * rank * ((h + q) + 2 * (h + k) + (q + h) + 2 * (h + f) + (f + h))
+from ..training.footprint import ADAM, DEFAULT_UPDATE_TOKENS, FLOAT32, Shape, part
 
 
 @dataclass(frozen=True)
@@ -86,11 +18,13 @@ class Memory:
 
     Attributes:
         weights, gradients, optimizer: there all the time (gradients: from the first part of an update on).
-        copy: the whole weights that the embedded engine draws with where the model is sharded (FSDP), else 0.
+        copy: the whole weights that an embedded engine draws with where the model is sharded (FSDP), else 0.
+        cast: the rollout's copy of the weights in bf16, else 0.
         activations: kept for the backward pass of the update's largest part; 0 without an RL stage.
         transient: besides them, the larger of the head's work (tiles of logits, its gradient) and, where activations
             are checkpointed, one layer's in full: they are not there at the same time.
-        cache: keys and values of the embedded engine's slots, in a rollout.
+        cache: keys and values of an embedded engine's slots, in a rollout.
+        step: the larger of a prefill and of a decode step's logits.
         sft: activations and transient of the SFT stage's largest part, its rows padded to the longest possible one; 0
             without that stage.
     """
@@ -99,9 +33,11 @@ class Memory:
     gradients: float
     optimizer: float
     copy: float
+    cast: float
     activations: float
     transient: float
     cache: float
+    step: float
     sft: float
 
     @property
@@ -111,7 +47,7 @@ class Memory:
         found = {"SFT": lasting + self.gradients + self.sft} if self.sft else {}
         if self.activations:
             found["update"] = lasting + self.gradients + self.activations + self.transient
-        return found | {"rollout": lasting + self.cache}
+        return found | {"rollout": lasting + self.cast + self.cache + self.step}
 
     def lines(self) -> dict[str, str]:
         """For the plan: GiB by part."""
@@ -130,7 +66,7 @@ def shards(config: TRAPOConfig) -> int:
     return config.world_size if sharded else 1
 
 
-def memory(shape: Shape, config: TRAPOConfig, prompt: int, *, shards: int = 1, embedded: bool = True) -> Memory:
+def memory(shape: Shape, config: TRAPOConfig, prompt: int, *, shards: int = 1, engine: str = "torch") -> Memory:
     """Bytes per GPU.
 
     Args:
@@ -138,39 +74,54 @@ def memory(shape: Shape, config: TRAPOConfig, prompt: int, *, shards: int = 1, e
         config: of the run.
         prompt: tokens of a long prompt.
         shards: GPUs that weights, gradients and optimizer are split over (FSDP, ZeRO-3); 1 for DDP.
-        embedded: whether the embedded engine draws; a vLLM takes the memory that it is given.
+        engine: what draws; vLLM takes the memory that it is given.
     """
     trained = shape.lora_parameters(config.lora_r) if config.lora_r else shape.parameters
     held = shape.parameters + (trained if config.lora_r else 0)
-    row = prompt + config.max_completion_length
+    row, embedded = prompt + config.max_completion_length, engine in ("torch", "transformers")
     activations = transient = sft = 0.0
     if "rl" in config.stages:  # a row that is longer than the budget runs alone
-        activations, transient = _part(shape, config, max(row, config.update_tokens))
+        activations, transient = part(shape, config, max(row, budget(config)))
     if "sft" in config.stages:
-        sft = sum(_part(shape, config, row * config.sft_micro_batch))
+        sft = sum(part(shape, config, row * config.sft_micro_batch))
+    cache = step = cast = 0.0
+    if embedded:
+        cache, step = drawing(shape, config, prompt)
+        if config.bf16:  # the whole model where transformers draws; autocast's own copies where none is made
+            cast = 2 * (shape.parameters if engine == "transformers" else shape.linear_parameters)
     return Memory(
         weights=held * FLOAT32 / shards,
         gradients=trained * FLOAT32 / shards,
         optimizer=trained * ADAM / shards,
         copy=shape.parameters * FLOAT32 if shards > 1 and embedded else 0,
+        cast=cast,
         activations=activations,
         transient=transient,
-        cache=2 * shape.layers * shape.keys * config.rollout_slots * row * FLOAT32 if embedded else 0,
+        cache=cache,
+        step=step,
         sft=sft,
     )
 
 
-def _part(shape: Shape, config: TRAPOConfig, tokens: int) -> tuple[float, float]:
-    """Bytes that a forward and backward pass of so many tokens keeps, and those that it needs besides for a while."""
-    kept = 2 if config.bf16 else FLOAT32
-    tile = min(tokens, CPU_TILE if config.use_cpu else GPU_TILE)
-    block = shape.vocabulary if config.use_cpu else min(shape.vocabulary, LOGIT_BLOCK)
-    head_gradient = 0 if config.lora_r else HEAD_GRADIENTS * shape.vocabulary * shape.hidden
-    head = (LOGIT_COPIES * tile * block + head_gradient) * FLOAT32
-    layer = tokens * kept * shape.activations
-    if config.gradient_checkpointing:  # every layer's input, and what stands around the head
-        return tokens * kept * shape.hidden * (shape.layers + 4), max(head, layer)
-    return shape.layers * layer, head
+def budget(config: TRAPOConfig) -> int:
+    """Most tokens of a forward of the update."""
+    return config.update_tokens or DEFAULT_UPDATE_TOKENS
+
+
+def drawing(shape: Shape, config: TRAPOConfig, prompt: int) -> tuple[float, float]:
+    """Bytes of keys and values of all slots at their longest, and of a prefill or a step's logits, in a rollout.
+
+    A prefill makes keys and values of its own, which are copied into the slots, and one layer's intermediates: the
+    residual stream three times over, and the gated MLP's gate, up and product. A step's logits are there as they come,
+    in float32, as probabilities, and once more in blocks.
+    """
+    lower, slots = 2 if config.bf16 else FLOAT32, max(config.rollout_slots, 4)
+    pair = 2 * shape.layers * shape.keys * lower  # bytes of a token's keys and values
+    row = -(-(prompt + config.max_completion_length) // 16) * 16
+    prefilled = min(max(budget(config), 4 * 16), slots * prompt)
+    intermediates = 3 * FLOAT32 * shape.hidden + 3 * lower * shape.mlp
+    logits = slots * shape.vocabulary * (lower + 3 * FLOAT32)
+    return pair * slots * row, max(prefilled * (pair + intermediates), logits)
 
 
 @dataclass(frozen=True)

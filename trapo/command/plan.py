@@ -9,6 +9,7 @@ from ..data.tokens import prompt_text
 from ..models import load_tokenizer
 from ..terminal import Console
 from ..training import preflight
+from ..training.footprint import Shape
 from ..training.sft import sft_steps
 from . import memory
 from .job import Job
@@ -78,11 +79,11 @@ def estimated(job: Job, config: TRAPOConfig, rates: tuple[float, float] = (0.0, 
     longest = max((prompt_text(prompt, tokenizer, config.template) for prompt in job.train["prompt"]), key=len)
     prompt = len(tokenizer(longest)["input_ids"])
     try:
-        shape = memory.Shape.of(model)
+        shape = Shape.of(model)
     except ValueError as error:
         return {"estimate": str(error)}
-    embedded = config.resolved_engine() == "torch"
-    found = memory.memory(shape, config, prompt, shards=memory.shards(config), embedded=embedded).lines()
+    engine = config.resolved_engine(model)
+    found = memory.memory(shape, config, prompt, shards=memory.shards(config), engine=engine).lines()
     return found | (memory.work(shape, config, prompt).lines(*rates) if "rl" in config.stages else {})
 
 

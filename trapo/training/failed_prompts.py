@@ -94,7 +94,7 @@ class FailedPrompts(TrainerCallback):
         total = sum(len(trace) for _, _, trace in demonstrations)
         longest = max(len(prompt) + len(trace) for _, prompt, trace in demonstrations)
         mine = demonstrations[accelerator.process_index :: accelerator.num_processes]
-        at_once = max(trainer.args.update_tokens // longest, 1)  # the same on every rank: they gather layers together
+        at_once = max(trainer.update_tokens // longest, 1)  # the same on every rank: they gather layers together
         model.train()
         for start in range(0, len(mine), at_once):
             loss = self._loss(model, mine[start : start + at_once]) / total

@@ -151,7 +151,7 @@ class MicroBatchLoss:
         """The micro-batch without idle rows, cut to the budget: at least one part, as many on each rank if sharded."""
         n, lengths = len(inputs["idle"]), (inputs["prompt_mask"].sum(1) + inputs["completion_lengths"]).tolist()
         busy = (~inputs["idle"]).nonzero()[:, 0].tolist()
-        budget = 1 << 62 if self.aux_loss_enabled else self.args.update_tokens  # a router's balance is over all rows
+        budget = 1 << 62 if self.aux_loss_enabled else self.update_tokens  # a router's balance is over all rows
         parts = [take(inputs, [busy[i] for i in part]) for part in pack([lengths[i] for i in busy], budget)]
         count = 1
         if sharded:  # every rank must take part in gathering the layers

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOTrainer
@@ -51,6 +51,7 @@ from ..runs.recorder import RunRecorder
 from ..runs.warnings import Watch
 from . import preflight
 from .failed_prompts import FailedPrompts
+from .footprint import DEFAULT_UPDATE_TOKENS, Shape, fitting_update_tokens
 from .loss import JointLoss
 from .micro_batches import MicroBatchLoss, fit_tiles, without_gradient
 from .order import EpochSampler, TellEpoch
@@ -133,12 +134,14 @@ class TRAPOTrainer(SafeSteps, JointLoss, MicroBatchLoss, GRPOTrainer):
             preflight.check_model(args, self.model.config, self._tokenizer, self.train_dataset)
         # TRL's entropy bonus is a mean per micro-batch, so it depends on the split; `_compute_loss` has another.
         self._entropy_bonus_enabled = False
+        self.update_tokens = self._default_update_tokens() if args.update_tokens is None else args.update_tokens
         self._engines = Engines(
             args,
             self.accelerator,
             lambda: self.model,
             self.eos_token_ids,
             self._tokenizer.pad_token_id,
+            self.update_tokens,
             lambda: preflight.longest_row(args, self._tokenizer, self.model.config, [train_dataset, eval_dataset]),
         )
         self.trace_tokenizer = TraceTokenizer(
@@ -179,6 +182,17 @@ class TRAPOTrainer(SafeSteps, JointLoss, MicroBatchLoss, GRPOTrainer):
                 "rewards of your own may lie outside [0, 1], so no micro-group is decided before all earlier rewards "
                 "are known: if yours cannot, say so on the function: reward.bounded = True"
             )
+
+    def _default_update_tokens(self) -> int:
+        """Most tokens of a forward of the update: on a GPU as many as should fit, the same on all ranks."""
+        if self.accelerator.device.type != "cuda":
+            return DEFAULT_UPDATE_TOKENS
+        try:
+            shape = Shape.of(self.model.config)
+        except ValueError:  # an architecture that the arithmetic does not know
+            return DEFAULT_UPDATE_TOKENS
+        found = fitting_update_tokens(shape, self.args, torch.cuda.mem_get_info(self.accelerator.device)[0])
+        return min(gather_object([found]))
 
     # ---------------------------------------------------------------- rollout
 
@@ -425,7 +439,7 @@ class TRAPOTrainer(SafeSteps, JointLoss, MicroBatchLoss, GRPOTrainer):
         if "entropy" in logs:  # TRL's own is a mean over the rows that had a gradient
             self._metrics["train"].pop("entropy", None)
         super().log(logs, start_time)
-        self.recorder.note({"rollout": self._engines.describe()})
+        self.recorder.note({"rollout": self._engines.describe(), "update_tokens": self.update_tokens})
 
     # ---------------------------------------------------------------- run folder
 

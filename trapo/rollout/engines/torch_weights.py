@@ -29,47 +29,49 @@ class RolloutWeights:
         self._copies.clear()
 
     @contextmanager
-    def placed(self, model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    def placed(self, model: nn.Module, dtype: torch.dtype, *, whole: bool = False) -> Iterator[None]:
         """Let `model` multiply with its weights as they are now, adapters merged, in `dtype`; back to its own after it.
 
         Args:
             model: unwrapped; a PEFT model's adapters are not applied inside, being in the weights.
             dtype: what autocast computes in.
+            whole: whether all weights are cast, for an engine that computes without autocast.
         """
         originals: list[tuple[nn.Module, str, nn.Parameter]] = []
         with ExitStack() as stack:
             try:
-                for layer, adapted in _linears(model):
+                for layer, adapted in _layers(model, nn.Module if whole else nn.Linear):
                     for name, parameter in list(layer.named_parameters(recurse=False)):
-                        whole = _merged(adapted, parameter) if adapted is not None and name == "weight" else parameter
-                        if whole.dtype == dtype:
+                        merged = adapted is not None and name == "weight"
+                        if parameter.dtype == dtype and not merged:
                             continue
-                        copy = self._copy(layer, name, whole, dtype)
+                        now = _merged(adapted, parameter) if merged else parameter
+                        copy = self._copy(layer, name, now, dtype)
                         originals.append((layer, name, parameter))
                         layer._parameters[name] = copy  # a tied embedding keeps its own
-                if any(adapted is not None for _, adapted in _linears(model)):
+                if any(adapted is not None for _, adapted in _layers(model, nn.Linear)):
                     stack.enter_context(model.disable_adapter())
                 yield
             finally:
                 for layer, name, parameter in originals:
                     layer._parameters[name] = parameter
 
-    def _copy(self, layer: nn.Module, name: str, whole: Tensor, dtype: torch.dtype) -> nn.Parameter:
-        """`whole` in `dtype`, where the last copy lay: graphs know the address."""
+    def _copy(self, layer: nn.Module, name: str, weight: Tensor, dtype: torch.dtype) -> nn.Parameter:
+        """`weight` in `dtype`, where the last copy lay: graphs know the address."""
         kept = self._copies.setdefault(layer, {})
         if name in kept:
-            kept[name].data.copy_(whole)
+            kept[name].data.copy_(weight)
         else:
-            kept[name] = nn.Parameter(whole.detach().to(dtype), requires_grad=False)
+            kept[name] = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
         return kept[name]
 
 
-def _linears(model: nn.Module) -> Iterator[tuple[nn.Linear, nn.Module | None]]:
-    """Every linear layer that a forward pass without adapters goes through, and the module that adapts it, if any."""
+def _layers(model: nn.Module, kind: type) -> Iterator[tuple[nn.Module, nn.Module | None]]:
+    """Every layer of a kind that a forward pass without adapters goes through, and what adapts it, if anything."""
     adapting = {id(m.base_layer): m for m in model.modules() if hasattr(m, "get_delta_weight")}
     inside = {id(x) for m in adapting.values() for x in m.modules()} - set(adapting)
     for module in model.modules():
-        if isinstance(module, nn.Linear) and id(module) not in inside:
+        if isinstance(module, kind) and id(module) not in inside:
             yield module, adapting.get(id(module))
 
 

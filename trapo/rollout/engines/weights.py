@@ -19,6 +19,7 @@ from .torch import TorchEngine
 from .torch_weights import RolloutWeights
 
 if TYPE_CHECKING:
+    from .transformers import TransformersEngine
     from .vllm import VLLMEngine
     from .vllm_server import VLLMServerEngine
 
@@ -99,6 +100,7 @@ class Engines:
         policy: the training model as it is now, perhaps wrapped.
         eos_ids: tokens that end a sample.
         pad_id: any valid token.
+        prefill_tokens: most tokens of a forward over prompts.
         longest: most tokens of prompt and sample, asked for where every step has that shape.
     """
 
@@ -109,15 +111,16 @@ class Engines:
         policy: Callable[[], PreTrainedModel],
         eos_ids: list[int],
         pad_id: int,
+        prefill_tokens: int,
         longest: Callable[[], int],
     ):
         self.args, self.accelerator, self.policy, self.eos_ids, self.pad_id = args, accelerator, policy, eos_ids, pad_id
-        self.longest = longest
+        self.prefill_tokens, self.longest = prefill_tokens, longest
         self.seconds: float | None = None
         self.difference: float | None = None
         self._whole: PreTrainedModel | None = None  # of a sharded model, its weights unsharded
         self._whole_at = -1  # the step whose weights these are
-        self._embedded: TorchEngine | None = None
+        self._embedded: TorchEngine | TransformersEngine | None = None
         self._copies = RolloutWeights()
         self._path: dict[str, Any] = {}
         self.name = args.resolved_engine(policy().config)
@@ -157,7 +160,8 @@ class Engines:
             zero3 = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
             cast = self.args.rollout_weights == "copy" and torch.is_autocast_enabled(kind) and not zero3
             if cast:
-                stack.enter_context(self._copies.placed(model, torch.get_autocast_dtype(kind)))
+                whole = self.name == "transformers"
+                stack.enter_context(self._copies.placed(model, torch.get_autocast_dtype(kind), whole=whole))
             if self._embedded is None or self._embedded.model is not model:
                 self._embedded = self._new_embedded(model)
             self._embedded.sampling = sampling
@@ -167,7 +171,12 @@ class Engines:
                 self._path = self._embedded.describe() | {"weights": "copy" if cast else "the model's"}
                 self._give_back()
 
-    def _new_embedded(self, model: PreTrainedModel) -> TorchEngine:
+    def _new_embedded(self, model: PreTrainedModel) -> "TorchEngine | TransformersEngine":
+        if self.name == "transformers":
+            from .transformers import TransformersEngine
+
+            shared = {"slots": self.args.rollout_slots, "graphs": self.args.engine_graphs}
+            return TransformersEngine(model, self.eos_ids, self.pad_id, prefill_tokens=self.prefill_tokens, **shared)
         exact = self.accelerator.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
         return TorchEngine(
             model,
@@ -175,14 +184,14 @@ class Engines:
             self.pad_id,
             slots=self.args.rollout_slots,
             graphs=self.args.engine_graphs,
-            prefill_tokens=self.args.update_tokens,
+            prefill_tokens=self.prefill_tokens,
             length=self.longest() if self.args.deterministic and not exact else None,
             hold=True,
         )
 
     def _give_back(self) -> None:
         """Between two rollouts the memory is the update's, unless what graphs would be lost with is a small part."""
-        if self.accelerator.device.type == "cuda":
+        if self.accelerator.device.type == "cuda" and isinstance(self._embedded, TorchEngine):
             held = self._embedded.bytes + self._copies.bytes
             if held <= HELD * torch.cuda.mem_get_info()[1]:
                 return
