@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from trapo.files import read_jsonl, write_whole
+from trapo.files import write_whole
+from trapo.records import LINES, read_lines
 from trapo.redact import redacted_line
+from trapo.terminal import say
 
 from . import figures
 from .runs import Run, base_evaluation, cost, find, settings
@@ -59,7 +61,7 @@ def make(paths: Sequence[Path], out: Path, command: str, rollouts: int = 20_000)
     Raises:
         ValueError: for a path without a run, or a place that cannot be written.
     """
-    runs = find(paths)
+    runs = find(paths, lambda line: say(f"[warning] {line}", err=True))
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise ValueError(f"--out {out}: give a file in a folder that exists")
     together = groups(runs)
@@ -247,9 +249,9 @@ def _rollouts(together: Sequence[Group], most: int) -> dict[str, Any]:
                 "run": i, "step": line["step"], "prompt": chosen[prompt], "sample": line["sample"],
                 "group": line.get("micro_group", 0), "kind": kind, "ratio": line.get("prefix_ratio", 0),
                 "reward": line.get("reward"), "status": statuses.setdefault(str(line.get("status")), len(statuses)),
-                "finish": str(line.get("finish"))[0], "advantage": round(line.get("advantage") or 0.0, 3),
+                "finish": str(line.get("finish"))[:1], "advantage": round(line.get("advantage") or 0.0, 3),
                 "prefix": prefix, "own": own, "prefix p": _shades(shade.get("p")), "prefix w": _shades(shade.get("w")),
-                "own p": _shades([math.exp(x) for x in line.get("own_logprobs", [])]),
+                "own p": _shades([math.exp(min(x, 0.0)) for x in line.get("own_logprobs", [])]),
             }  # fmt: skip
             for name, value in row.items():
                 columns[name].append(value)
@@ -270,7 +272,7 @@ def _rollouts(together: Sequence[Group], most: int) -> dict[str, Any]:
 
 def _lines(run: Run, name: str) -> Iterator[dict[str, Any]]:
     path = run.folder.path / name
-    return read_jsonl(path) if path.exists() else iter(())
+    return read_lines(path, LINES[name]) if path.exists() else iter(())
 
 
 def _shades(values: Sequence[float] | None) -> str:

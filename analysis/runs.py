@@ -5,8 +5,9 @@ field that is missing is NaN, a file that is missing has no rows, and a torn las
 """
 
 import json
+import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import Any
 
 import pandas as pd
 
+from trapo.records import LINES, read_lines
 from trapo.redact import redacted_values
 from trapo.runs.folder import RunFolder
 from trapo.runs.intervals import wilson
 from trapo_evals.folder import EvalFolder
+from trapo_evals.records import EvalRecord
 
 EVAL = "eval"  # where a run's own evaluation lies, beside its `final`
 NAMES = ("model", "data")  # what a run is on, beside its method and configuration
@@ -69,7 +72,7 @@ class Run:
     def evaluation(self) -> dict[str, Any] | None:
         """The finished evaluation beside the run, None where there is none."""
         try:
-            return EvalFolder(self.folder.path / EVAL).finished()
+            return EvalFolder(self.folder.path / EVAL).finished(EvalRecord)
         except ValueError:
             return None
 
@@ -78,17 +81,21 @@ def base_evaluation(runs: list[Run]) -> dict[str, Any] | None:
     """The evaluation of the model before training that a sweep leaves beside its runs; None where there is none."""
     for parent in dict.fromkeys(run.folder.path.parent for run in runs):
         try:
-            return EvalFolder(parent / "base" / EVAL).finished()
+            return EvalFolder(parent / "base" / EVAL).finished(EvalRecord)
         except ValueError:
             continue
     return None
 
 
-def find(paths: Iterable[Path]) -> list[Run]:
+def find(paths: Iterable[Path], complain: Callable[[str], None] | None = None) -> list[Run]:
     """The runs in folders: each path is a run, or holds runs one or two levels below (a sweep).
 
+    Args:
+        paths: where to look.
+        complain: told of each run that is left out because a file of it cannot be read; without it that is an error.
+
     Raises:
-        ValueError: for a path without a run, or a run.json that is none.
+        ValueError: for a path without a run, or a run.json that is none; with `complain`, if no run is left.
     """
     found: dict[Path, tuple[Path, int]] = {}  # folders, and how many parts of the path are the name
     listed: dict[Path, list[str]] = {}
@@ -108,18 +115,36 @@ def find(paths: Iterable[Path]) -> list[Run]:
         for file in files:
             below = len(file.parent.relative_to(path).parts)
             found.setdefault(file.parent.resolve(), (file.parent, max(below, 1)))
-    names = _names(found.values())
-    return [
-        Run(name, RunFolder(folder), _record(RunFolder(folder)))
-        for name, (folder, _) in zip(names, found.values(), strict=True)
-    ]
+    runs, bad = [], []
+    for name, (folder, _) in zip(_names(found.values()), found.values(), strict=True):
+        try:
+            run = Run(name, RunFolder(folder), _record(RunFolder(folder)))
+            if complain is not None:
+                _check_lines(run.folder)
+            runs.append(run)
+        except (OSError, ValueError) as error:
+            if complain is None:
+                raise
+            bad.append((name, error))
+    if not runs:
+        raise ValueError(f"no run is left: {bad[0][1]}")
+    for name, error in bad:
+        complain(f"{name} is left out: {error}")
+    return runs
+
+
+def _check_lines(folder: RunFolder) -> None:
+    """Read every line that a report reads; ValueError naming the first that is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a torn last line is told of when it is used
+        for name, kind in LINES.items():
+            if (folder.path / name).exists():
+                for _ in read_lines(folder.path / name, kind):
+                    pass
 
 
 def _record(folder: RunFolder) -> dict[str, Any]:
-    record = folder.record()
-    if not all(isinstance(record.get(name, {}), dict) for name in ("config", "method", "versions")):
-        raise ValueError(f"{folder.path / 'run.json'} is no run's record: leave this folder out")
-    return redacted_values(record)  # older versions wrote secrets into it
+    return redacted_values(folder.record())  # older versions wrote secrets into it
 
 
 def _names(folders: Iterable[tuple[Path, int]]) -> list[str]:

@@ -26,10 +26,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from msgspec import Struct
 from rich.live import Live
 from rich.table import Table
 
 from trapo.files import locked, write_whole
+from trapo.records import Count, read_json
 from trapo.redact import redacted_command
 from trapo.runs.folder import RunFolder
 from trapo.terminal import Console
@@ -63,6 +65,17 @@ class Point:
     name: str
     flags: tuple[str, ...] = ()
     model: str | None = None
+
+
+class SweepRecord(Struct):
+    """A record of a sweep: sweep.json."""
+
+    common: list[str]
+    bench: str
+    samples: Count
+    grids: list[str]
+    points: dict[str, list[str]]
+    command: list[str] = []
 
 
 @dataclass
@@ -246,11 +259,9 @@ def _held(sweep: Sweep) -> Iterator[None]:
         common = {"common": redacted_command(sweep.common), "bench": sweep.bench, "samples": sweep.samples}
         new = common | {"grids": [], "points": {}}
         try:
-            before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else new
+            before = read_json(path, SweepRecord) if path.exists() else new
         except ValueError as error:
-            raise ValueError(f"{path} is not JSON ({error}): remove it, or choose another --out") from None
-        if not isinstance(before, dict) or new.keys() - before:
-            raise ValueError(f"{path} is no record of a sweep: choose another --out")
+            raise ValueError(f"{error}; remove it, or choose another --out") from None
         changed = [f"{k} {shlex.join(map(str, [before[k]] if not isinstance(before[k], list) else before[k]))!r} there"
                    for k in common if before[k] != common[k]]  # fmt: skip
         if changed:
@@ -315,7 +326,7 @@ def _progress(folder: RunFolder, bench: str) -> tuple[str, str, str]:
             first = records[-1]["set"] if len(records) == 1 else records[0]["set"]
             accuracy = f"{[r['reward'] for r in records if r['set'] == first][-1]:.3f} {first}"
     except (OSError, ValueError, KeyError):
-        pass  # it is being written
+        pass  # it is being written, or damaged
     if bench and _evaluated(folder.path / ""):
         results = EvalFolder(folder.path / "eval").finished()["results"]
         name, result = next(iter(results.items()))

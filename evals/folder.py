@@ -14,10 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trapo.files import locked, read_jsonl, write_whole
+from msgspec import Struct
+
+from trapo.files import locked, write_whole
+from trapo.records import read_json, read_lines
 from trapo.redact import redacted_values
 
 from .journal import Journal, digest
+from .records import GradedSample, Question, WholeEvalRecord
 
 MAY_CHANGE = ("samples", "limit", "base_url", "grader")  # settings without which what was drawn stays valid
 
@@ -28,30 +32,27 @@ class EvalFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def record(self) -> dict[str, Any]:
-        """The content of eval.json; ValueError where there is none that can be read."""
+    def record(self, kind: type[Struct] = WholeEvalRecord) -> dict[str, Any]:
+        """The content of eval.json; ValueError where there is none that can be read, or not all that `kind` says."""
         try:
-            record = json.loads((self.path / "eval.json").read_text(encoding="utf-8"))
-            if not isinstance(record, dict) or not {"settings", "model", "data"} <= record.keys():
-                raise ValueError("its eval.json lacks settings, model or data")
-            return record
+            return read_json(self.path / "eval.json", kind)
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.path} holds no evaluation ({error}): `trapo eval --out DIR` makes one") from None
 
-    def finished(self) -> dict[str, Any]:
+    def finished(self, kind: type[Struct] = WholeEvalRecord) -> dict[str, Any]:
         """The content of eval.json; ValueError if the evaluation was not finished."""
-        record = self.record()
-        if "results" not in record:
+        record = self.record(kind)
+        if not record.get("results"):
             raise ValueError(f"the evaluation in {self.path} is not finished: run its command again to go on with it")
         return record
 
     def questions(self) -> list[dict[str, Any]]:
         """The lines of questions.jsonl."""
-        return self._lines("questions.jsonl")
+        return self._lines("questions.jsonl", Question)
 
     def graded(self) -> list[dict[str, Any]]:
         """The lines of graded.jsonl, by question and sample."""
-        return self._lines("graded.jsonl")
+        return self._lines("graded.jsonl", GradedSample)
 
     @property
     def journal(self) -> Journal:
@@ -92,11 +93,11 @@ class EvalFolder:
         """Write a JSONL file."""
         write_whole(self.path / name, "".join(json.dumps(record) + "\n" for record in records))
 
-    def _lines(self, name: str) -> list[dict[str, Any]]:
+    def _lines(self, name: str, kind: type[Struct]) -> list[dict[str, Any]]:
         path = self.path / name
         if not path.exists():
             raise ValueError(f"{self.path} holds no {name}: its evaluation has not come so far; run its command again")
-        return list(read_jsonl(path))
+        return list(read_lines(path, kind))
 
 
 def finite(value: Any) -> Any:

@@ -13,7 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trapo.files import parse
+from trapo.records import checked
 from trapo.rollout.engines.base import Engine, Request, Sample, Sampling
+
+from .records import JournaledSample
 
 WEIGHTS = ("*.safetensors", "*.gguf", "config.json")
 
@@ -78,11 +82,11 @@ class Journal:
             self._torn_at = whole if whole < len(content) else None
             for number, line in enumerate(lines, 1):
                 try:
-                    record = json.loads(line)
-                    self.records[record["key"]] = _kept(record)
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    remedy = "remove the line, and its sample is drawn again"
-                    raise ValueError(f"{path}, line {number} is no sample: {remedy}") from None
+                    record = checked(parse(line), JournaledSample, f"{path}, line {number}")
+                except ValueError as error:
+                    said = str(error) if str(error).startswith(str(path)) else f"{path}, line {number} is no sample"
+                    raise ValueError(f"{said}: remove the line, and its sample is drawn again") from None
+                self.records[record["key"]] = _kept(record)
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def add(self, records: Iterable[dict[str, Any]]) -> None:

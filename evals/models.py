@@ -1,12 +1,13 @@
 """The model of an evaluation: where it lies, which run it came from, what ends its answers, the engine that draws."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trapo.data.tokens import CHAT_END, shorten
+from trapo.records import RunRecord, read_json
+from trapo.redact import redacted_values
 from trapo.rollout.engines.base import Engine, Sampling
 
 from .journal import digest, fingerprint
@@ -77,7 +78,7 @@ def run_of(path: Path) -> dict[str, Any]:
     """What run.json says, for RUN/final, RUN/sft and RUN/checkpoints/checkpoint-N."""
     for folder in path.absolute().parents[:3]:
         if (folder / "run.json").is_file() and (path.name in ("final", "sft") or "checkpoint" in path.name):
-            record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            record = redacted_values(read_json(folder / "run.json", RunRecord))
             return {"folder": folder.name, "weights": path.name} | {name: record.get(name) for name in RUN_FIELDS}
     return {}
 

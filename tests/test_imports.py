@@ -10,6 +10,7 @@ from places import ROOT
 FLOORS = [
     {"method", "files", "recipe", "redact"},
     {"config", "plotting", "terminal"},
+    {"records"},
     {"models", "grading"},
     {"data"},
     {"rollout"},

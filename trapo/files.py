@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file so that a crash leaves the old one or the new one, never a part, and that it is on the disk then.
@@ -61,6 +63,17 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def parse(text: bytes) -> Any:
+    """JSON as Python has it, NaN and infinities included; ValueError where it is none or nested too deep."""
+    try:
+        try:
+            return msgspec.json.decode(text)
+        except msgspec.MsgspecError:  # it has no NaN and no half characters, which Python writes
+            return json.loads(text)
+    except RecursionError:
+        raise ValueError("brackets are nested too deep") from None
+
+
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a JSONL file; a torn last line is dropped with a warning, a broken line elsewhere is an error."""
     with open(path, "rb") as file:
@@ -68,7 +81,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 if not line.endswith(b"\n"):
                     raise ValueError("torn")
-                yield json.loads(line)
+                yield parse(line)
             except ValueError:
                 if file.read(1):
                     raise ValueError(f"{path}, line {number} is not JSON: {line[:80]!r}") from None

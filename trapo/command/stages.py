@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from ..config import TRAPOConfig
 from ..files import locked, write_whole
 from ..models import load_model
+from ..records import Marker, read_json
 from ..runs.checkpoints import MARKER, Fault, fault
 from ..runs.folder import DROPPED, LOCK, RunFolder
 from ..runs.progress import ProgressLine, print_summary
@@ -132,7 +133,7 @@ def _train(
             trainer = _trainer(job, config, folder.sft)
             trainer.recorder.go_on(folder.sft)
             trainer.add_callback(ProgressLine(trainer.recorder, console, accuracies))
-        _evaluate(trainer, job, "sft", json.loads((folder.sft / MARKER).read_text())["step"])
+        _evaluate(trainer, job, "sft", read_json(folder.sft / MARKER, Marker)["step"])
     if "rl" in config.stages:
         _run(trainer, point if point != folder.sft else None, over)
         _evaluate(trainer, job, "rl", trainer.state.global_step)
@@ -148,7 +149,7 @@ def _train(
 def _run(trainer: TRAPOTrainer | SFTStage, checkpoint: Path | None, over: bool) -> None:
     """Train a stage from its start or a checkpoint; nothing where the checkpoint, whose weights these are, ends it."""
     if over:
-        trainer.state.global_step = json.loads((checkpoint / MARKER).read_text())["step"]
+        trainer.state.global_step = read_json(checkpoint / MARKER, Marker)["step"]
     else:
         _open_trackio(trainer)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)

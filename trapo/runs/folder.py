@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import STAGES
-from ..files import read_jsonl, to_json, write_whole
+from ..files import to_json, write_whole
+from ..records import LINES, RunRecord, TrainerState, read_json, read_lines
 from ..redact import redacted_command, redacted_values
 from .checkpoints import MARKER, Fault, fault, manifest
 
@@ -74,14 +75,7 @@ class RunFolder:
 
     def record(self) -> dict[str, Any]:
         """The content of run.json; ValueError where it is damaged."""
-        path = self.path / "run.json"
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from None
-        if not isinstance(found, dict):
-            raise ValueError(f"{path} is no run's record: it holds {str(found)[:40]}")
-        return found
+        return read_json(self.path / "run.json", RunRecord)
 
     # ---------------------------------------------------------------- checkpoints
 
@@ -112,7 +106,7 @@ class RunFolder:
     @staticmethod
     def stage_is_over(checkpoint: Path) -> bool:
         """Whether the last step of its stage was taken at this checkpoint; transformers would take one more."""
-        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        state = read_json(checkpoint / "trainer_state.json", TrainerState)
         return state["global_step"] >= state["max_steps"]
 
     def _checkpoints(self, stage: str) -> list[Path]:
@@ -231,7 +225,8 @@ class RunFolder:
         for name in LOGS:
             path = self.path / name
             if path.exists():
-                kept = [to_json(r) for r in read_jsonl(path) if (STAGES.index(r["stage"]), r["step"]) <= here]
+                lines = read_lines(path, LINES[name])
+                kept = [to_json(r) for r in lines if (STAGES.index(r.get("stage", "rl")), r["step"]) <= here]
                 write_whole(path, "".join(line + "\n" for line in kept))
         for s in STAGES:
             for checkpoint in self._checkpoints(s):
@@ -249,9 +244,9 @@ class RunFolder:
                 file.flush()
 
     def records(self, name: str) -> list[dict[str, Any]]:
-        """All records of one of `LOGS`, [] where the file is not there."""
+        """All records of one of `LOGS`, [] where the file is not there; ValueError naming a line that is none."""
         path = self.path / name
-        return list(read_jsonl(path)) if path.exists() else []
+        return list(read_lines(path, LINES[name])) if path.exists() else []
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
+from ..records import Marker, read_json
 from ..rollout.types import Row
 from .checkpoints import MARKER, seal
 from .folder import RunFolder
@@ -46,7 +47,7 @@ class StageRecorder(TrainerCallback):
 
     def take_up(self, checkpoint: Path) -> dict[str, Any]:
         """The counts at a checkpoint, or at the end of the SFT stage: what its last file says."""
-        state = json.loads((checkpoint / MARKER).read_text())
+        state = read_json(checkpoint / MARKER, Marker)
         self.samples, self.shown = state["samples"], set(state["shown"])
         return state
 
