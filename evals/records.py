@@ -36,21 +36,6 @@ class Value(Struct):
     se_questions: float | None = None
 
 
-class Statuses(Struct):
-    """Shares of samples."""
-
-    timeout: Share = 0.0
-    error: Share = 0.0
-    no_box: Share = 0.0
-
-
-class Tokens(Struct):
-    """How long samples are."""
-
-    mean: Number
-    total: Count
-
-
 class Result(Struct, rename={"avg": "avg@n", "reference": "reference avg@n", "passes": "pass@k", "majority": "maj@n"}):
     """One benchmark's numbers."""
 
@@ -60,19 +45,6 @@ class Result(Struct, rename={"avg": "avg@n", "reference": "reference avg@n", "pa
     reference: Estimate | None = None
     passes: Curve | None = None
     majority: Value | None = None
-
-
-class WholeResult(Result, rename={
-    "avg": "avg@n", "reference": "reference avg@n", "passes": "pass@k", "majority": "maj@n",
-    "late": "ended by the wall clock", "equal": "all samples equal",
-}, kw_only=True):  # fmt: skip
-    """One benchmark's numbers, with all that is printed."""
-
-    statuses: Statuses
-    truncated: Share
-    tokens: Tokens
-    equal: bool
-    late: Count
 
 
 class Settings(Struct):
@@ -85,7 +57,6 @@ class Settings(Struct):
 class WholeSettings(Struct):
     """How was sampled, with all that two evaluations are compared by."""
 
-    bench: str
     temperature: Number
     top_p: Number
     top_k: Count
@@ -143,7 +114,7 @@ class Environment(Struct):
 
 
 class EvalRecord(Struct):
-    """An evaluation: eval.json, as far as a report of runs needs it."""
+    """An evaluation, as far as a report of runs needs it."""
 
     settings: Settings
     model: Model
@@ -152,13 +123,13 @@ class EvalRecord(Struct):
 
 
 class WholeEvalRecord(Struct):
-    """An evaluation: eval.json."""
+    """An evaluation."""
 
     settings: WholeSettings
     model: WholeModel
     data: dict[str, Data]
     environment: Environment
-    results: dict[str, WholeResult] | None = None
+    results: dict[str, Result] | None = None
     groups: dict[str, Value] = {}
 
 

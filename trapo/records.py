@@ -48,7 +48,7 @@ class Config(Struct):
 
 
 class RunRecord(Struct):
-    """run.json."""
+    """A run's record."""
 
     recipe: str | None = None
     model: str | None = None
@@ -68,7 +68,7 @@ class RunRecord(Struct):
 
 
 class Metrics(Struct):
-    """A line of metrics.jsonl; whatever else it has is a number."""
+    """A line of metrics.jsonl, whose further fields are numbers."""
 
     step: Count
     stage: Literal["sft", "rl"] = "rl"
@@ -206,7 +206,7 @@ def _with_nan(value: dict[str, Any], kind: type[Struct]) -> dict[str, Any]:
 
 
 def _name(kind: type[Struct]) -> str:
-    return kind.__doc__.strip().splitlines()[0].partition(":")[0].rstrip(".").removeprefix("A ")
+    return kind.__doc__.partition(",")[0].rstrip(".").removeprefix("An ").removeprefix("A ")
 
 
 def _said(error: msgspec.ValidationError, value: Any) -> str:

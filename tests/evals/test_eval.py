@@ -179,7 +179,7 @@ def test_an_eval_json_of_something_else_is_one_line(content, tmp_path):
     (tmp_path / "eval.json").write_text(content)
     done = invoke("eval", "--regrade", tmp_path)
     assert done.exit_code == 2, done.output
-    said = f"error: {tmp_path} holds no evaluation (its eval.json lacks settings, model or data): "
+    said = f"error: {tmp_path} holds no evaluation ({tmp_path / 'eval.json'} is no evaluation: "
     assert done.output.startswith(said) and done.output.count("\n") == 1
     assert (tmp_path / "eval.json").read_text() == content
 
@@ -331,11 +331,12 @@ def folder_of(path, shares, alpha=None, temperature=1.0):
     folder.write_lines("graded.jsonl", lines)
     settings = {"temperature": temperature, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "template": "raw", "seed": 0}
     average = {"value": value, "low": max(value - 0.1, 0), "high": min(value + 0.1, 1)}
+    said = {"prompts": "x", "hash": "h", "first prompt": "?"}
     folder.write(
         {
             "settings": settings | {"engine": "torch", "dtype": "float32"},
             "model": {"label": path.name, "content": path.name, "alpha": alpha, "run": {}},
-            "data": {"math500": {"questions": len(shares), "samples": 2, "max_tokens": 8, "prompts": "x", "hash": "h"}},
+            "data": {"math500": {"questions": len(shares), "samples": 2, "max_tokens": 8} | said},
             "results": {"math500": {"avg@n": average, "questions": len(shares), "samples": 2}},
             "environment": {"command": ["trapo", "eval"]},
         }

@@ -1,6 +1,5 @@
 """Writes the run folder while training: what `TRAPOTrainer` does, a line at a time."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
