@@ -8,7 +8,7 @@ from places import ROOT
 
 # From the bottom: each floor may import the floors before it. What stands in one set does not know its neighbours.
 FLOORS = [
-    {"method", "files", "recipe", "redact"},
+    {"bounds", "method", "files", "recipe", "redact"},
     {"config", "plotting", "terminal"},
     {"records"},
     {"models", "grading"},

@@ -10,6 +10,7 @@ from packaging.version import Version
 from transformers import SchedulerType
 from trl import GRPOConfig
 
+from .bounds import check_numbers
 from .method import expert
 from .method.advantage import ADVANTAGES
 from .method.guidance import MicroGroups, no_guidance
@@ -33,23 +34,6 @@ FAILED_ORDERS = ("oldest", "newest")
 TOKEN_MEANS = ("dr_grpo", "dapo", "cispo", "vespo")
 # One gradient whatever the split into micro-batches: TRL's loss types whose denominator does not depend on the split.
 SPLIT_INVARIANT_LOSSES = ("dr_grpo", "dapo", "grpo", "cispo", "sapo", "vespo", "luspo")
-# What numbers must do, and which ones; None is left to whoever fills it in.
-BOUNDS = {
-    "be at least 1": (
-        lambda x: x >= 1,
-        "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps num_iterations "
-        "steps_per_generation generation_batch_size num_generations num_generations_eval grader_workers rollout_slots "
-        "updates_per_rollout hint_pieces",
-    ),
-    "not be negative": (
-        lambda x: x >= 0,
-        "learning_rate sft_learning_rate seed top_k eval_temperature failed_prompts weight_decay max_grad_norm "
-        "skip_grad_norm supervised_coef",
-    ),
-    "be above 0": (lambda x: x > 0, "temperature gamma grader_cpu_seconds grader_memory_mb"),
-    "be in (0, 1]": (lambda x: 0 < x <= 1, "top_p entropy_share"),
-    "be in [0, 1]": (lambda x: 0 <= x <= 1, "min_p sft_warmup_ratio"),
-}
 
 
 @dataclass
@@ -296,7 +280,8 @@ class TRAPOConfig(GRPOConfig):
             # TRL's default is bf16 everywhere; without a GPU that computes it well this costs both speed and exactness.
             self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         self.dataloader_pin_memory &= torch.cuda.is_available()
-        self._check_numbers()
+        check_numbers(self)
+        self._check_texts()
         self.micro_groups()  # its errors come first: they name our own fields
         if self.num_generations is None:
             self.num_generations = self.micro_groups().group_size
@@ -399,17 +384,15 @@ class TRAPOConfig(GRPOConfig):
             names += [f.name for f in fields(TRAPOConfig) if f.name.startswith("sft_")]
         return settings | {n: getattr(self, n) for n in names} | {"guidance": self.micro_groups().settings()}
 
-    def _check_numbers(self) -> None:
-        for name, kind in TRAPOConfig.__annotations__.items():  # a YAML file may hold anything
-            value = getattr(self, name)
-            if kind in (int, float) and not isinstance(value, (int, float)):
-                raise ValueError(f"{name} is {value!r}, but must be a number")
-            if "list[" in str(kind) and "str |" not in str(kind) and isinstance(value, str):
-                raise ValueError(f"{name} is {value!r}, but must be a list")
-        for words, (holds, names) in BOUNDS.items():
-            for name in names.split():
-                if isinstance(value := getattr(self, name), (int, float)) and not holds(value):
-                    raise ValueError(f"{name} is {value}, but must {words}")
+    def _check_texts(self) -> None:
+        """Names that cannot be written down would be found out at the end of the training."""
+        for name in (f.name for f in fields(self)):
+            value = getattr(self, name, None)
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str) and not _is_utf8(text):
+                    raise ValueError(f"{name} is {text!r}, which holds bytes that are not UTF-8: choose another name")
+        if self.output_dir is not None and not str(self.output_dir).strip():
+            raise ValueError("output_dir is empty (an unset variable of the shell?): name a folder")
 
     def _check_method(self) -> None:
         expert.weight_parameters(self.expert_weight)
@@ -570,3 +553,11 @@ def check_deepspeed(config: dict[str, Any]) -> None:
             f"DeepSpeed {installed} with ZeRO-{zero['stage']} and an offloaded optimizer keeps only the first "
             "micro-batch's gradient (arXiv 2604.23747): pip install 'deepspeed>=0.19.0', or switch the offload off"
         )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
