@@ -14,10 +14,11 @@ import numpy as np
 import yaml
 
 from trapo.plotting import METHOD_COLORS, METHOD_DASHES, METHOD_LABELS, PALETTE, new_figure, save_figure, style
+from trapo.runs.intervals import Interval
 
-from .runs import NAMES, base_evaluation, held_out, results, steps, varying
+from .runs import NAMES, base_evaluations, held_out, results, steps, varying
 from .runs import cost as cost_of
-from .scores import main_set, paired, scores
+from .scores import base_scores, main_set, paired, reward_name, scores
 from .seeds import PREFIX_FIELDS, Group, reference
 
 SMOOTH = 7  # steps of the running mean, stated in the caption
@@ -97,7 +98,7 @@ def learning_curves(groups: Sequence[Group]) -> Drawn:
                 ax.plot(found["mean"], color=group.color, linestyle=group.dashes, marker="o", markersize=2.5)
                 if len(groups) <= BANDED:
                     ax.fill_between(found.index, found["min"], found["max"], color=group.color, alpha=0.15, linewidth=0)
-        ax.set(title="held-out accuracy" if main else "on the other sets (mean)")
+        ax.set(title=f"held-out {reward_name(groups)}" if main else "on the other sets (mean)")
     for ax in axes.flat:
         ax.xaxis.get_major_locator().set_params(integer=True)
     for ax in axes[1]:
@@ -144,22 +145,24 @@ def accuracy(groups: Sequence[Group]) -> Drawn:
     if not table:
         return None
     sets = list(dict.fromkeys(name for _, found in table.values() for name in found))
-    base = not set(NAMES) & set(varying([run for group in groups for run in group.runs]))
+    bases = base_scores(groups) if not set(NAMES) & set(varying([r for group in groups for r in group.runs])) else {}
+    base = len(bases)
     rows = len(table) + base
-    labels, lines = _wrapped(["base model"] * base + list(table)[::-1], WIDEST)
+    labels, lines = _wrapped([*bases, *list(table)[::-1]], WIDEST)
     fig, axes = new_figure(height=0.5 + 0.19 * rows * lines, ncols=len(sets), sharey=True, squeeze=False)
     for ax, name in zip(axes[0], sets, strict=True):
         for y, (group, found) in zip(range(rows - 1, base - 1, -1), table.values(), strict=True):
             if name in found:
-                ax.barh(y, found[name].mean, 0.7, color=group.color)
-                ax.plot([found[name].low, found[name].high], [y, y], color="black", linewidth=0.9)
-        if base:
-            before = [found[name].before for _, found in table.values() if name in found]
-            ax.barh(0, np.mean(before), 0.7, color=METHOD_COLORS["base"])
-        ax.set(title=name, xlim=(0, 1.02), ylim=(-0.6, rows - 0.4))
+                _with_interval(ax, found[name].after, y, group.color)
+        for y, found in enumerate(bases.values()):
+            if name in found:
+                _with_interval(ax, found[name], y, "#777777")
+        ax.set(title=name, xlabel=reward_name(groups), ylim=(-0.6, rows - 0.4))
+        if reward_name(groups) == "accuracy":
+            ax.set_xlim(-0.02, 1.02)
         ax.grid(axis="y", visible=False)
     axes[0, 0].set_yticks(range(rows), labels)
-    return fig, {"intervals": "95%"}
+    return fig, {"intervals": "95% over questions and seeds"}
 
 
 def axis_curve(groups: Sequence[Group]) -> Drawn:
@@ -179,7 +182,7 @@ def axis_curve(groups: Sequence[Group]) -> Drawn:
     sets = list(reached[shown[0].label])
     for k, (color, name) in enumerate(zip(PALETTE, sets, strict=False)):
         found = [reached[shown[i].label][name] for i in order]
-        low, mean, high = np.array([(score.low, score.mean, score.high) for score in found]).T
+        low, mean, high = np.array([(s.after.low, s.after.value, s.after.high) for s in found]).T
         if numeric:
             ax.plot(x, mean, "o-", color=color, label=name)
             ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
@@ -195,9 +198,11 @@ def axis_curve(groups: Sequence[Group]) -> Drawn:
     else:
         ax.set_xticks(x, [textwrap.fill(shown[i].label, 16) for i in order])
         ax.grid(axis="x", visible=False)
-    ax.set(ylabel="held-out accuracy (95%)", ylim=(0, 1.02))
+    ax.set(ylabel=f"held-out {reward_name(groups)}")
+    if reward_name(groups) == "accuracy":
+        ax.set_ylim(-0.02, 1.02)
     fig.legend(loc="outside upper left", ncols=len(sets))
-    return fig, {}
+    return fig, {"intervals": "95% over questions and seeds"}
 
 
 def differences(groups: Sequence[Group]) -> Drawn:
@@ -230,12 +235,13 @@ def pass_at_k(groups: Sequence[Group]) -> Drawn:
     if not curves:
         return None
     fig, ax = new_figure(columns=1 if len(curves) <= BANDED else 2, height=2.4)
-    if (base := base_evaluation([run for group in groups for run in group.runs])) is not None:
-        before = base["results"].get(next(iter(curves.values()))[1], {}).get("pass@k")
-        if before:
-            line = {"color": METHOD_COLORS["base"], "linestyle": METHOD_DASHES["base"], "label": "base model"}
-            ax.plot(before["ks"], before["value"], marker="o", **line)
-            ax.fill_between(before["ks"], before["low"], before["high"], color=line["color"], alpha=0.15, linewidth=0)
+    benchmark = next(iter(curves.values()))[1]
+    bases = base_evaluations([run for group in groups for run in group.runs])
+    bases = {label: found for label, one in bases.items() if (found := one["results"].get(benchmark, {}).get("pass@k"))}
+    for i, before in enumerate(bases.values()):
+        line = {"color": METHOD_COLORS["base"], "linestyle": METHOD_DASHES["base"]}
+        ax.plot(before["ks"], before["value"], marker=MARKERS[i % len(MARKERS)], **line)
+        ax.fill_between(before["ks"], before["low"], before["high"], color=line["color"], alpha=0.15, linewidth=0)
     for label, (group, _, members) in curves.items():
         ks = members[0]["ks"]
         values = np.array([curve["value"] for curve in members if curve["ks"] == ks])
@@ -245,9 +251,9 @@ def pass_at_k(groups: Sequence[Group]) -> Drawn:
     ax.set_xscale("log", base=2)
     ax.set_xticks(ks, map(str, ks))
     ax.minorticks_off()
-    ax.set(xlabel="k samples", ylabel=f"pass@k, {next(iter(curves.values()))[1]}")
+    ax.set(xlabel="k samples", ylabel=f"pass@k, {benchmark}")
     ax.set_ylim(0, min(1.05 * ax.get_ylim()[1], 1.02))
-    legend(fig, [group for group, _, _ in curves.values()], base=base is not None and bool(before))
+    legend(fig, [group for group, _, _ in curves.values()], bases=list(bases))
     return fig, {"bands": "lowest to highest seed; of the base 95% over questions"}
 
 
@@ -263,8 +269,9 @@ def cost(groups: Sequence[Group]) -> Drawn:
             mine = table[table.run.isin([run.name for run in group.runs])]
             ax.plot(mine[column] / unit, mine[main], markers[group.label], color=group.color)
         ax.set(xlabel=f"thousand {label}" if unit > 1 else label, xlim=(0, 1.08 * max(table[column].max() / unit, 1)))
-    axes[0].set(ylabel="held-out accuracy")
-    axes[0].set_ylim(0, min(1.08 * axes[0].get_ylim()[1], 1.02))
+    axes[0].set(ylabel=f"held-out {reward_name(groups)}")
+    if reward_name(groups) == "accuracy":
+        axes[0].set_ylim(-0.02 * axes[0].get_ylim()[1], min(1.08 * axes[0].get_ylim()[1], 1.02))
     legend(fig, groups, markers=markers)
     return fig, {}
 
@@ -379,6 +386,12 @@ def band(ax, group: Group, name: str, filled: bool = True, change=lambda value: 
         ax.fill_between(mean.index, low, high, color=group.color, alpha=0.15, linewidth=0)
 
 
+def _with_interval(ax, found: Interval, y: float, color: str) -> None:
+    """A mean as a point with its interval: a point is seen at 0, where a bar is not."""
+    ax.plot([found.low, found.high], [y, y], color=color)
+    ax.plot(found.value, y, "o", color=color)
+
+
 def _wrapped(labels: Sequence[str], width: int) -> tuple[list[str], int]:
     """Labels in lines of so many letters, and the lines of the longest."""
     found = [textwrap.fill(label, width) for label in labels]
@@ -399,7 +412,7 @@ def _markers(groups: Sequence[Group]) -> dict[str, str]:
     return found
 
 
-def legend(fig, groups: Sequence[Group], markers: dict[str, str] | None = None, base: bool = False) -> None:
+def legend(fig, groups: Sequence[Group], markers: dict[str, str] | None = None, bases: Sequence[str] = ()) -> None:
     """The groups' names above the axes, in as many columns as fit; the figure grows by as much as they need."""
     from matplotlib.lines import Line2D
 
@@ -407,9 +420,9 @@ def legend(fig, groups: Sequence[Group], markers: dict[str, str] | None = None, 
     for group in groups:
         look = {"marker": markers[group.label], "linestyle": ""} if markers else {"linestyle": group.dashes}
         entries.append(Line2D([], [], color=group.color, label=group.label, **look))
-    if base:
-        line = {"color": METHOD_COLORS["base"], "linestyle": METHOD_DASHES["base"]}
-        entries.append(Line2D([], [], label=METHOD_LABELS["base"], **line))
+    for i, label in enumerate(bases):
+        line = {"color": METHOD_COLORS["base"], "linestyle": METHOD_DASHES["base"], "marker": MARKERS[i % len(MARKERS)]}
+        entries.append(Line2D([], [], label=label, **line))
     width, height = fig.get_size_inches()
     widest = 0.45 + 0.053 * max(len(entry.get_label()) for entry in entries)  # inches, handle and gap included
     columns = min(max(int(width // widest), 1), len(entries))

@@ -16,11 +16,12 @@ import numpy as np
 from trapo.files import write_whole
 from trapo.records import LINES, read_lines
 from trapo.redact import redacted_line
+from trapo.runs.intervals import Interval
 from trapo.terminal import say
 
 from . import figures
-from .runs import Run, base_evaluation, cost, find, settings
-from .scores import Score, forgetting, paired, scores
+from .runs import Run, base_evaluation, base_evaluations, cost, find, settings
+from .scores import base_scores, forgetting, paired, reward_name, scores
 from .seeds import Group, groups, reference
 
 TEMPLATE = Path(__file__).parent / "page.html"
@@ -74,6 +75,7 @@ def make(paths: Sequence[Path], out: Path, command: str, rollouts: int = 20_000)
         "bases": _bases(together),
         "paired": paired(together),
         "first": reference(together).label,
+        "reward": reward_name(together),
         "curves": _curves(together),
         "ledger": [_ledger(group, together) for group in together],
         "figures": [_embedded(name, path) for name, path in pictures.items()],
@@ -117,25 +119,21 @@ def _dash(group: Group) -> str:
 
 def _result(group: Group) -> dict[str, Any]:
     found = scores(group)
-    sets = {name: {"mean": score.mean, "low": score.low, "high": score.high} for name, score in found.items()}
+    sets = {name: _shown(score.after) for name, score in found.items()}
     return {"label": group.label, "alpha": group.alpha, "finished": sum(run.finished for run in group.runs),
             "runs": len(group.runs), "sets": sets, "forgetting": forgetting(group)}  # fmt: skip
 
 
 def _bases(together: Sequence[Group]) -> list[dict[str, Any]]:
-    """What models reach before training, a row per model and data: of each seed once, the same seed draws the same."""
-    models: dict[tuple[str, str], dict[int | None, Run]] = {}
-    for group in together:
-        for run in group.runs:
-            if run.finished:
-                models.setdefault((run.value("model"), run.value("data")), {}).setdefault(run.seed, run)
+    """What models reach before training, a row per model and data."""
+    return [
+        {"label": label, "sets": {name: _shown(found) for name, found in sets.items()}}
+        for label, sets in base_scores(together).items()
+    ]
 
-    def row(label: str, found: dict[str, Score]) -> dict[str, Any]:
-        sets = {name: {"mean": s.before, "low": s.before_low, "high": s.before_high} for name, s in found.items()}
-        return {"label": label, "sets": sets}
 
-    found = {" on ".join(names): scores(Group("", tuple(runs.values()), "")) for names, runs in models.items()}
-    return [row("base model" if len(models) == 1 else f"base {name}", sets) for name, sets in found.items() if sets]
+def _shown(found: Interval) -> dict[str, Any]:
+    return {"mean": found.value, "low": found.low, "high": found.high, "questions": found.questions}
 
 
 def _curves(together: Sequence[Group]) -> dict[str, Any]:
@@ -152,8 +150,8 @@ def _curves(together: Sequence[Group]) -> dict[str, Any]:
                 lines.append({"label": group.label, "x": mean.index.tolist()} | parts)
         if lines:
             found[name] = {"title": title, "lines": lines}
-    accuracies = {}
-    for name, main in (("held-out accuracy", True), ("accuracy on the other held-out sets (mean)", False)):
+    accuracies, what = {}, reward_name(together)
+    for name, main in ((f"held-out {what}", True), (f"{what} on the other held-out sets (mean)", False)):
         lines = []
         for group in together:
             if len(table := figures.held_out_by_step(group, main)):
@@ -175,11 +173,11 @@ def _ledger(group: Group, together: Sequence[Group]) -> dict[str, Any]:
 
 
 def _evaluations(runs: list[Run]) -> dict[str, Any]:
-    """Benchmarks, and per evaluated run (and the base) what it reached on each."""
-    base = base_evaluation(runs)
-    records = [("base model", base)] * bool(base) + [(run.name, run.evaluation()) for run in runs]
+    """Benchmarks, and per evaluated run and per base what it reached on each; changes are to the run's own base."""
+    records = [(label, base, base) for label, base in base_evaluations(runs).items()]
+    records += [(run.name, run.evaluation(), base_evaluation(run)) for run in runs]
     rows = []
-    for label, record in records:
+    for label, record, base in records:
         if not record:
             continue
         cells = {}

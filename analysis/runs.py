@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import pandas as pd
 from trapo.records import LINES, read_lines
 from trapo.redact import redacted_values
 from trapo.runs.folder import RunFolder
-from trapo.runs.intervals import wilson
+from trapo.runs.intervals import held_out as held_out_interval
+from trapo.runs.intervals import samples_each
 from trapo_evals.folder import EvalFolder
 from trapo_evals.records import EvalRecord
 
@@ -59,6 +61,18 @@ class Run:
         """A field of the configuration, None where it has not that one; or one of `NAMES`, "?" as for `recipe`."""
         return self.record.get(name) or "?" if name in NAMES else self.record.get("config", {}).get(name)
 
+    def uses(self, name: str) -> bool:
+        """Whether the run's method makes use of a field: every configuration has an alpha, GRPO makes nothing of it."""
+        method = self.record.get("method", {})
+        if name.startswith("sft_"):
+            return "sft" in method.get("stages", ["sft"])
+        return "alpha" not in method or name not in _weight_parameters() or method.get(name) is not None
+
+    @property
+    def samples_each(self) -> int:
+        """Samples of each held-out question."""
+        return samples_each(self.record.get("config", {}))
+
     @property
     def finished(self) -> bool:
         """Whether the trained model is there."""
@@ -77,14 +91,29 @@ class Run:
             return None
 
 
-def base_evaluation(runs: list[Run]) -> dict[str, Any] | None:
-    """The evaluation of the model before training that a sweep leaves beside its runs; None where there is none."""
-    for parent in dict.fromkeys(run.folder.path.parent for run in runs):
-        try:
-            return EvalFolder(parent / "base" / EVAL).finished(EvalRecord)
-        except ValueError:
-            continue
-    return None
+def base_evaluation(run: Run) -> dict[str, Any] | None:
+    """The evaluation of the model that this run began with, which its sweep leaves beside it; None where there is
+    none."""
+    try:
+        return EvalFolder(run.folder.path.parent / "base" / EVAL).finished(EvalRecord)
+    except ValueError:
+        return None
+
+
+def base_evaluations(runs: list[Run]) -> dict[str, dict[str, Any]]:
+    """Label -> evaluation of each model that runs began with, once each: "base model" where there is only one."""
+    found: dict[Any, tuple[str, dict[str, Any]]] = {}
+    for run in runs:
+        if (record := base_evaluation(run)) is not None:
+            weights = record["model"].get("content") or run.value("model")
+            found.setdefault(weights, (run.value("model"), record))
+    if len(found) == 1:
+        return {"base model": next(iter(found.values()))[1]}
+    models = [model for model, _ in found.values()]
+    return {
+        f"base {model}{f' ({i + 1})' if models.count(model) > 1 else ''}": record
+        for i, (model, record) in enumerate(found.values())
+    }
 
 
 def find(paths: Iterable[Path], complain: Callable[[str], None] | None = None) -> list[Run]:
@@ -200,17 +229,17 @@ def steps(runs: list[Run]) -> pd.DataFrame:
 
 
 def held_out(runs: list[Run]) -> pd.DataFrame:
-    """evals.jsonl: a row per run, step and held-out set: `reward` with Wilson's interval `low` to `high`, `samples`.
+    """evals.jsonl: a row per run, step and held-out set: `reward`, its 95% interval over questions `low` to `high`.
 
-    `step` and `at` as in `steps`.
+    `share` is whether rewards are 0 or 1, `questions` and `samples` how many there are; `step` and `at` as in `steps`.
     """
-    found = _stacked(
-        runs, "evals.jsonl", ["run", "recipe", "alpha", "seed", "stage", "step", "at", "set", "reward", "samples"]
-    )
-    if len(found):
-        known = found.reward.notna() & (found.samples > 0)
-        bounds = [wilson(row.reward, row.samples) for row in found[known].itertuples()]
-        found.loc[known, ["low", "high"]] = bounds
+    names = ["run", "recipe", "alpha", "seed", "stage", "step", "at", "set", "reward", "samples"]
+    found = _stacked(runs, "evals.jsonl", names).drop(columns=["by_question", "binary"], errors="ignore")
+    known = [
+        held_out_interval([record], run.samples_each) for run in runs for record in run.folder.records("evals.jsonl")
+    ]
+    for name in ("low", "high", "share", "questions"):
+        found[name] = [getattr(one, name) for one in known]
     return found
 
 
@@ -266,6 +295,14 @@ def evaluations(runs: list[Run]) -> pd.DataFrame:
                 | {"pass@n": result["pass@k"]["value"][-1] if "pass@k" in result else None}
             )
     return pd.DataFrame(rows)
+
+
+@cache
+def _weight_parameters() -> frozenset[str]:
+    """The fields that some expert weight has."""
+    from trapo.method.expert import WEIGHTS, weight_parameters
+
+    return frozenset(name for weight in WEIGHTS for name in weight_parameters(weight))
 
 
 def _stacked(runs: list[Run], name: str, columns: list[str]) -> pd.DataFrame:

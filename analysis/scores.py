@@ -7,55 +7,57 @@ from typing import Any
 import numpy as np
 from scipy.stats import ttest_1samp
 
-from trapo.runs.intervals import wilson
+from trapo.runs.intervals import Interval, held_out, mean_interval
 from trapo_evals.stats import holm
 
 from .runs import Run
-from .seeds import Group, mean_interval, reference
+from .seeds import Group, reference
 
 
 @dataclass(frozen=True)
 class Score:
-    """A group's accuracy on a held-out set: mean over its runs with a 95% interval, after training and before."""
+    """What a group's finished runs reached on a held-out set, with 95% intervals, after training and before."""
 
-    mean: float
-    low: float
-    high: float
-    before: float
-    before_low: float
-    before_high: float
+    after: Interval
+    before: Interval
 
 
 def scores(group: Group) -> dict[str, Score]:
-    """Held-out set -> what the group's finished runs reached, by `interval`."""
+    """Held-out set -> what the group's finished runs reached, by `trapo.runs.intervals.held_out`: questions are the
+    unit,
+    seeds a second level."""
     found: dict[str, list[tuple[dict, dict]]] = {}
     for run in group.runs:
         if run.finished:
             for name, ends in _ends(run).items():
                 found.setdefault(name, []).append(ends)
+    each = group.runs[0].samples_each
     return {
-        name: Score(*interval([last for _, last in ends]), *interval([first for first, _ in ends]))
+        name: Score(held_out([last for _, last in ends], each), held_out([first for first, _ in ends], each))
         for name, ends in found.items()
     }
 
 
-def interval(records: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
-    """Mean accuracy of several seeds with a 95% interval.
+def base_scores(groups: Sequence[Group]) -> dict[str, dict[str, Interval]]:
+    """What models reach before training: "base model", or a label per model and data -> held-out set -> interval.
 
-    Of three seeds or more Student's t over them, but no narrower than Wilson's over the problems: seeds that happen to
-    agree do not make a few problems many. Fewer cannot say how seeds differ: from the lowest to the highest bound of
-    each one's Wilson interval.
-
-    Args:
-        records: lines of evals.jsonl, one per seed.
+    Of each seed once: runs of one seed draw the same before training.
     """
-    values, samples = [record["reward"] for record in records], [record["samples"] for record in records]
-    mean, low, high = mean_interval(values)
-    if len(values) >= 3:
-        bounds = [(max(low, 0.0), min(high, 1.0)), wilson(mean, sum(samples))]
-    else:
-        bounds = [wilson(value, n) for value, n in zip(values, samples, strict=True)]
-    return mean, min(low for low, _ in bounds), max(high for _, high in bounds)
+    models: dict[tuple[str, str], dict[int | None, Run]] = {}
+    for run in (run for group in groups for run in group.runs if run.finished):
+        models.setdefault((run.value("model"), run.value("data")), {}).setdefault(run.seed, run)
+    found = {" on ".join(names): scores(Group("", tuple(runs.values()), "")) for names, runs in models.items()}
+    return {
+        "base model" if len(models) == 1 else f"base {name}": {set_: score.before for set_, score in sets.items()}
+        for name, sets in found.items()
+        if sets
+    }
+
+
+def reward_name(groups: Sequence[Group]) -> str:
+    """What held-out numbers of these groups are: "accuracy", or "mean reward" where some reward is not 0 or 1."""
+    found = [score.after for group in groups for score in scores(group).values()]
+    return "accuracy" if all(interval.share for interval in found) else "mean reward"
 
 
 def forgotten(run: Run) -> float | None:

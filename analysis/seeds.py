@@ -1,11 +1,7 @@
-"""Runs that differ only in their seed, together, under the name that a figure gives them; means with errors."""
+"""Runs that differ only in their seed, together, under the name that a figure gives them."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from scipy.stats import t
 
 from trapo.plotting import METHOD_COLORS, METHOD_DASHES, METHOD_LABELS, PALETTE
 
@@ -47,7 +43,8 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     fields = [name for name in varying(list(runs)) if len(recipes) == 1 or name not in _set_by_recipes(runs)]
     found: dict[tuple, list[Run]] = {}
     for run in runs:
-        found.setdefault((run.recipe, *(_value(run.value(name)) for name in fields)), []).append(run)
+        values = (_value(run.value(name)) if run.uses(name) else None for name in fields)
+        found.setdefault((run.recipe, *values), []).append(run)
     methods_only = not fields and len(recipes) == len(found)
     prefixes = _prefix_names(runs, fields)
     shown = _last_parts({run.value(name) for run in runs for name in NAMES})
@@ -57,7 +54,7 @@ def groups(runs: Sequence[Run]) -> list[Group]:
         parts = [
             f"{_short(field)} {shown.get(value, value) if field in NAMES else value}"
             for field, value in zip(fields, key[1:], strict=True)
-            if not (prefixes and field in PREFIX_FIELDS)
+            if value is not None and not (prefixes and field in PREFIX_FIELDS)
         ]
         parts += [prefixes[members[0].name]] if prefixes else []
         label = ", ".join([name] * (len(recipes) > 1) + parts) or name
@@ -76,18 +73,6 @@ def _set_by_recipes(runs: Sequence[Run]) -> set[str]:
         by_recipe.setdefault(run.recipe, []).append(run)
     within = {name for members in by_recipe.values() for name in varying(members)}
     return {name for name in names if name not in (*within, *NAMES)}
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of runs and its 95% interval by Student's t over them; NaN bounds for a single run."""
-    values = np.asarray([value for value in values if value == value], float)
-    if not len(values):
-        return (math.nan,) * 3
-    mean = float(values.mean())
-    if len(values) < 2:
-        return mean, math.nan, math.nan
-    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-    return mean, mean - half, mean + half
 
 
 def reference(together: Sequence[Group]) -> Group:

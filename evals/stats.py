@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import norm
 
-from trapo.runs.intervals import wilson
+from trapo.runs.intervals import effective_questions, over_questions, wilson
 
 RESAMPLES = 9_999  # of a bootstrap, and of a permutation test too large to enumerate
 EXACT = 12  # questions that differ, up to which all 2^12 sign flips are enumerated
@@ -88,25 +88,19 @@ def mean_with_errors(correct: Iterable[Iterable[int]]) -> Estimate:
         se_questions  = sd(p_q) / sqrt(Q)                          (clustered: Miller 2024, arXiv 2411.00640)
         se_resampling = sqrt(sum_q p_q (1 - p_q) / (n_q - 1)) / Q  (questions fixed)
 
-    The interval is Wilson's (1927) at m and the effective sample size Q / rho, where rho = var(p_q) / (m (1 - m)) is 1
-    if samples of a question never differ. Like Agresti and Coull (1998), var and m in rho count invented questions, one
-    always solved and one never: that some questions agree does not prove that others would. Without them coverage fell
-    to 65% (30 questions, 32 samples, 3% of questions always solved and the rest almost never); with them it stays near
-    Wilson's own, 93% or more, and above 95% where questions are alike. At n = 1, at 0% and at 100%, rho is 1: Wilson on
-    Q questions. The size is at most that of independent samples, Q^2 / sum_q 1 / n_q.
+    The interval is Wilson's (1927) at m and the effective number of questions: `trapo.runs.intervals.over_questions`,
+    as for the held-out sets of a run.
 
     Args:
         correct: (Q, n) or a sequence for each of Q questions, of 0 and 1 (or bool).
     """
     hits, n = _counts(correct)
     questions, samples, p = len(n), int(n.sum()), hits / n
-    value = float(p.mean())
+    found = over_questions(p[None], n[None], share=True)
     se_resampling = float(np.sqrt((p * (1 - p) / (n - 1)).sum()) / questions) if n.min() > 1 else np.nan
-    padded = np.append(p, (0, 1))
-    middle = padded.mean()
-    effective = float(min(questions * middle * (1 - middle) / padded.var(), questions**2 / (1 / n).sum()))
-    low, high = wilson(value, effective)
-    return Estimate(value, standard_error(p), se_resampling, low, high, questions, samples, effective)
+    effective = effective_questions(p[None], n[None])
+    ends = found.low, found.high
+    return Estimate(found.value, standard_error(p), se_resampling, *ends, questions, samples, effective)
 
 
 def pass_at_k(counts_correct: ArrayLike, counts_n: ArrayLike, k: int) -> np.ndarray:
@@ -221,6 +215,12 @@ def compare(a: ArrayLike, b: ArrayLike, seed: int) -> Comparison:
     p = _sign_flip(gap[gap != 0], rng)
     wins, ties, losses = (int(found.sum()) for found in (gap > 0, gap == 0, gap < 0))
     return Comparison(float(gap.mean()), se, low, high, p, wins, ties, losses, (Z + Z_POWER) * se)
+
+
+def sign_flip(gaps: ArrayLike, seed: int) -> float:
+    """The p of `compare` by itself, of paired differences (Q,)."""
+    gaps = _numbers("gaps", gaps)
+    return _sign_flip(gaps[np.abs(gaps) >= 1e-12], np.random.default_rng(seed))
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:

@@ -1,4 +1,5 @@
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -7,10 +8,13 @@ import numpy as np
 import pytest
 
 from trapo.plotting import (
+    CAPTION_LINES,
     METHOD_COLORS,
     METHOD_DASHES,
     METHOD_LABELS,
+    _caption,
     _captioned,
+    _wrap,
     method_line,
     new_figure,
     read_settings,
@@ -48,10 +52,28 @@ def test_the_pdf_names_settings_and_command_and_no_date(tmp_path):
     assert b"Date" not in content
 
 
-def test_a_dot_in_the_name_is_kept_and_only_the_two_files_are_there(tmp_path):
+def test_a_dot_in_the_name_is_kept_and_only_the_three_files_are_there(tmp_path):
     save_figure(draw(), tmp_path / "alpha0.1", SETTINGS, "c")
     save_figure(draw(), tmp_path / "alpha0.1.pdf", SETTINGS, "c")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["alpha0.1.pdf", "alpha0.1.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alpha0.1.json", "alpha0.1.pdf", "alpha0.1.png"]
+
+
+def test_everything_is_in_the_json_beside(tmp_path):
+    settings = {"alpha": 0.1, "cells": [f"cell-{i}" for i in range(300)]}
+    save_figure(draw(), tmp_path / "void.png", settings, "trapo  toy-gmm")
+    assert json.loads((tmp_path / "void.json").read_text()) == {"settings": settings, "command": "trapo toy-gmm"}
+
+
+@pytest.mark.parametrize("width", [3.2, 6.7])
+@pytest.mark.parametrize(("cells", "words"), [(1, 2), (1, 200), (300, 2), (300, 200)])
+def test_a_caption_has_at_most_three_lines_and_says_where_the_rest_is(width, cells, words):
+    """alpha and the beginning of the command are always there."""
+    command = " ".join(["trapo toy-gmm", *map(str, range(words))])
+    with style():
+        lines = _caption({"cells": ["long-name"] * cells, "alpha": 0.1}, command, "void.json", width)
+        assert len(lines) <= CAPTION_LINES == 3 and all(_wrap(line, width) == [line] for line in lines)
+    assert lines[0].startswith("alpha 0.1;") and any(line.startswith("$ trapo toy-gmm 0 1") for line in lines)
+    assert ("... (void.json)" in " ".join(lines)) == (cells > 1)
 
 
 MAKE = """
@@ -113,12 +135,11 @@ def test_nothing_is_written_where_the_second_file_cannot_be_drawn(tmp_path, monk
 @pytest.mark.parametrize("columns", [1, 2])
 def test_the_caption_is_whole_and_inside_the_picture(columns):
     dots = 200  # per inch, as it is saved
-    settings = f"alpha 0.1; path {'x' * 400} costs $5 and $6; {' '.join(map(str, range(200)))}"
-    caption = f"{settings}\n$ trapo toy-gmm"
+    caption = f"alpha 0.1; path {'x' * 400} costs $5 and $6; {' '.join(map(str, range(200)))}\n$ trapo toy-gmm"
     with style():
         figure, _ = new_figure(columns=columns, height=1.0)
         figure.set_dpi(dots)
-        with _captioned(figure, caption) as box:
+        with _captioned(figure, _wrap(caption, figure.get_size_inches()[0] - 0.12)) as box:
             drawn = [text.get_text() for text in figure.texts]
             extents = [text.get_window_extent() for text in figure.texts]
         assert not figure.texts
@@ -167,6 +188,8 @@ def test_every_recipe_has_a_colour_a_label_and_a_line_of_its_own():
     assert set(names) <= set(METHOD_COLORS) == set(METHOD_LABELS)
     lines = [(METHOD_COLORS[name], METHOD_DASHES.get(name)) for name in names]
     assert len(set(lines)) == len(names)
+    methods = [name for name in names if not name.endswith("-reference")]
+    assert len({METHOD_COLORS[name] for name in methods}) == len(methods)  # a colour is never two methods
     assert len(set(METHOD_LABELS.values())) == len(METHOD_LABELS)
 
 

@@ -5,9 +5,10 @@
         axes[0].plot(steps, void, **method_line("trsft"))
         save_figure(fig, "figures/void.png", {"alpha": 0.021, "seeds": 16}, "trapo toy-gmm --seeds 16")
 
-`save_figure` writes a PNG and a PDF. Both carry the settings and the command twice: in a caption under the figure, for
-who reads it, and in the file's metadata, for `read_settings`. No time stamp is written: the same figure gives the same
-bytes. matplotlib is loaded when first used; figures are made without pyplot, so no window opens and none piles up.
+`save_figure` writes a PNG and a PDF, and a JSON file beside them. All settings and the command are in the JSON and in
+the pictures' metadata (`read_settings`); a caption of at most three lines under the figure says what fits, alpha first.
+No time stamp is written: the same figure gives the same bytes. matplotlib is loaded when first used; figures are made
+without pyplot, so no window opens and none piles up.
 """
 
 import io
@@ -23,12 +24,14 @@ from trapo.redact import redacted_line, redacted_values
 WIDTHS = {1: 3.3, 2: 6.8}  # inches: one and both columns of a two-column paper
 FONT = 8  # points, as printed at these widths
 CAPTION_FONT = 6
+CAPTION_LINES = 3  # the settings, and in the last one the command
 CAPTION_LINE = 1.35 * CAPTION_FONT / 72  # inches from one caption line to the next
 MARGIN = 0.06  # inches of white around the caption
 
 # Okabe and Ito's colour-blind-safe palette, without its yellow (too pale for a line), and with three dark tones (brown,
-# indigo, wine). A method's relatives share its colour and differ in the dashes, which also survive a grey print.
-# For lines that are no methods; the same colours.
+# indigo, wine): for lines that are no methods, and for the methods that most figures show. Each method has a colour of
+# its own, also for eyes without red or green cones, near its relatives' where there was room; the dashes survive a grey
+# print. TrSFT is TRAPO's own expert weight and has its colour, as a method's reference code has its.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#332288", "#882255", "#7A2A00", "#444444")
 METHOD_COLORS = {
     "expert": "#000000",
@@ -38,31 +41,31 @@ METHOD_COLORS = {
     "trapo": "#0072B2",
     "trapo-reference": "#0072B2",
     "grpo": "#E69F00",
-    "grpo-hot": "#E69F00",
-    "grpo-entropy": "#E69F00",
-    "grpo-clip-higher": "#E69F00",
+    "grpo-hot": "#C08448",
+    "grpo-entropy": "#A83C00",
+    "grpo-clip-higher": "#F09C48",
     "luffy": "#009E73",
     "dft": "#CC79A7",
     "chord": "#56B4E9",
     "sft-then-rl": "#7A2A00",
     "micro-groups": "#332288",
-    "micro-groups-sft": "#D55E00",
-    "micro-groups-luffy": "#009E73",
-    "micro-groups-dft": "#CC79A7",
-    "micro-groups-chord": "#56B4E9",
-    "hpt": "#882255",
-    "relift": "#E69F00",
-    "prefix-rft": "#CC79A7",
-    "srft": "#56B4E9",
-    "bread": "#332288",
-    "uft": "#7A2A00",
+    "micro-groups-sft": "#CC3C54",
+    "micro-groups-luffy": "#6CC084",
+    "micro-groups-dft": "#A84884",
+    "micro-groups-chord": "#0CA8FC",
+    "hpt": "#6C0054",
+    "relift": "#483024",
+    "prefix-rft": "#843084",
+    "srft": "#78CCE4",
+    "bread": "#006C3C",
+    "uft": "#0CE46C",
     "luffy-reference": "#009E73",
-    "hpt-reference": "#882255",
-    "relift-reference": "#E69F00",
-    "prefix-rft-v1-reference": "#CC79A7",
-    "prefix-rft-v2-reference": "#CC79A7",
-    "srft-reference": "#56B4E9",
-    "uft-reference": "#7A2A00",
+    "hpt-reference": "#6C0054",
+    "relift-reference": "#483024",
+    "prefix-rft-v1-reference": "#843084",
+    "prefix-rft-v2-reference": "#843084",
+    "srft-reference": "#78CCE4",
+    "uft-reference": "#0CE46C",
     "reverse_kl": "#882255",
 }
 METHOD_LABELS = {
@@ -198,15 +201,16 @@ def method_line(method: str, **changes: Any) -> dict[str, Any]:
 
 
 def save_figure(figure, path: str | Path, settings: Mapping[str, Any], command: str) -> tuple[Path, Path]:
-    """Write a figure as PNG and PDF with what made it, in a caption and in the metadata; whole or not at all.
+    """Write a figure as PNG and PDF with what made it: in a caption, in the metadata, and whole in a JSON beside them.
 
     Legends belong inside axes: one of the figure's own, placed "outside", would lie on the caption.
 
     Args:
         figure: matplotlib figure; it is left as it was.
         path: where to; ".png" or ".pdf" at its end is optional, both are written. Missing folders are made.
-        settings: what the figure shows, JSON-able, among it `alpha`: a number, several, or None where no method of the
-            figure has one. Floats, lists and dicts come back from `read_settings` as JSON has them.
+        settings: what the figure shows, JSON-able, the most important first: what does not fit into the caption's lines
+            is left to the JSON file. Among it `alpha`: a number, several, or None where no method of the figure has
+            one. Floats, lists and dicts come back from `read_settings` as JSON has them.
         command: the command line that makes the figure.
 
     Returns:
@@ -219,9 +223,9 @@ def save_figure(figure, path: str | Path, settings: Mapping[str, Any], command: 
     settings, command = redacted_values(settings), redacted_line(command)
     text = _check_settings(path, settings, command)
     stem = path.name.removesuffix(".png").removesuffix(".pdf")  # not with_suffix(""): "alpha0.1" has a dot of its own
-    caption = f"{_in_words(settings)}\n$ {' '.join(command.split())}"
+    width = figure.get_size_inches()[0] - 2 * MARGIN
     png, pdf = io.BytesIO(), io.BytesIO()
-    with style(), _captioned(figure, caption) as box:
+    with style(), _captioned(figure, _caption(settings, command, f"{stem}.json", width)) as box:
         figure.savefig(png, format="png", bbox_inches=box, metadata={"Settings": text, "Command": command})
         # PDF allows a fixed set of keys; None drops the time stamp.
         metadata = {"Keywords": text, "Subject": command, "CreationDate": None}
@@ -230,6 +234,8 @@ def save_figure(figure, path: str | Path, settings: Mapping[str, Any], command: 
     paths = path.with_name(f"{stem}.png"), path.with_name(f"{stem}.pdf")
     for target, content in zip(paths, (png, pdf), strict=True):
         write_whole(target, content.getvalue())
+    about = {"settings": dict(settings), "command": " ".join(command.split())}
+    write_whole(path.with_name(f"{stem}.json"), json.dumps(about, indent=1) + "\n")
     return paths
 
 
@@ -278,16 +284,28 @@ def _in_words(settings: Mapping[str, Any]) -> str:
     return "; ".join(f"{name.replace('_', ' ')} {words(value)}" for name, value in ordered.items())
 
 
+def _caption(settings: Mapping[str, Any], command: str, rest: str, width: float) -> list[str]:
+    """At most `CAPTION_LINES` lines: settings, then the command; what is cut is in the file `rest`."""
+    commands = _wrap(f"$ {' '.join(command.split())}", width)
+    room = max(CAPTION_LINES - len(commands), CAPTION_LINES - 1)
+    said = _wrap(_in_words(settings), width)
+    if len(said) > room:
+        last = _wrap(" ".join(said[room - 1 :]), width - _width(f" ... ({rest})"))[0]
+        said = [*said[: room - 1], f"{last} ... ({rest})"]
+    if len(said) + len(commands) > CAPTION_LINES:
+        commands = [_wrap(" ".join(commands), width - _width(" ..."))[0] + " ..."]
+    return said + commands
+
+
 @contextmanager
-def _captioned(figure, caption: str):
-    """Hang the caption below the figure while the block runs; yields the box, in inches, that holds both.
+def _captioned(figure, lines: list[str]):
+    """Hang the caption's lines below the figure while the block runs; yields the box, in inches, that holds both.
 
     The caption lies outside the figure (at negative heights), so that it cannot push or overlap what was laid out.
     """
     from matplotlib.transforms import Bbox
 
     width, height = figure.get_size_inches()
-    lines = _wrap(caption, width - 2 * MARGIN)
     as_caption = {"fontsize": CAPTION_FONT, "va": "top", "color": "#444444", "parse_math": False, "in_layout": False}
     tops = [-(MARGIN + i * CAPTION_LINE) / height for i in range(len(lines))]
     texts = [figure.text(MARGIN / width, y, line, **as_caption) for y, line in zip(tops, lines, strict=True)]
@@ -298,13 +316,23 @@ def _captioned(figure, caption: str):
             text.remove()
 
 
-def _wrap(text: str, width: float) -> list[str]:
-    """Break text into lines at most `width` inches wide in the caption's font; a word too long is cut, never lost."""
+def _letters(text: str) -> dict[str, float]:
+    """Letter -> how wide it is in the caption's font, in points."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     font = get_font(findfont(FontProperties(family=RC["font.family"])))
     font.set_size(CAPTION_FONT, 72)  # at 72 dots per inch a dot is a point
-    advance = {letter: font.load_char(ord(letter)).linearHoriAdvance / 65536 for letter in {*text, " "} - {"\n"}}
+    return {letter: font.load_char(ord(letter)).linearHoriAdvance / 65536 for letter in {*text, " "} - {"\n"}}
+
+
+def _width(text: str) -> float:
+    """How wide a text is in the caption's font, in inches, with 2% for dots that are rounded to their places."""
+    return sum(map(_letters(text).__getitem__, text)) / 72 / 0.98
+
+
+def _wrap(text: str, width: float) -> list[str]:
+    """Break text into lines at most `width` inches wide in the caption's font; a word too long is cut, never lost."""
+    advance = _letters(text)
     room = 0.98 * width * 72  # in points; dots round the letters' places
 
     def size(letters: str) -> float:
@@ -326,3 +354,34 @@ def _wrap(text: str, width: float) -> list[str]:
             line = word
         lines.append(line)
     return lines
+
+
+def label_ends(ax, ends: Mapping[str, tuple[float, float, str]], size: float = FONT - 2) -> None:
+    """Write names beside the right ends of curves, in their colours, moved apart where they would lie on each other.
+
+    Call when the axes have their limits; the names stand right of the axes, which a constrained layout makes room for.
+
+    Args:
+        ax: axes.
+        ends: name -> x and y of its curve's last point, and its colour.
+        size: of the letters, in points.
+    """
+    from matplotlib.transforms import blended_transform_factory
+
+    height = ax.get_window_extent().height / ax.figure.dpi * 72  # points
+    to_axes = ax.transData + ax.transAxes.inverted()
+    order = sorted(ends, key=lambda name: ends[name][1])
+    wanted = [float(to_axes.transform(ends[name][:2])[1]) for name in order]
+    gap = 1.25 * size / height
+    at = list(wanted)
+    for _ in range(200):  # neighbours push each other apart, a little at a time
+        for i in range(len(at) - 1):
+            if (short := gap - (at[i + 1] - at[i])) > 1e-9:
+                at[i], at[i + 1] = at[i] - short / 2, at[i + 1] + short / 2
+        low, high = min(at, default=0), max(at, default=0)
+        shift = max(-low, 0) - max(high - 1, 0)
+        at = [y + shift for y in at] if abs(shift) > 1e-9 and high - low <= 1 else at
+    right = blended_transform_factory(ax.transAxes, ax.transAxes)
+    for name, y, place in zip(order, wanted, at, strict=True):
+        ax.plot([1, 1.025], [y, place], color=ends[name][2], linewidth=0.5, transform=right, clip_on=False)
+        ax.text(1.03, place, name, color=ends[name][2], fontsize=size, va="center", transform=right)

@@ -82,6 +82,9 @@ class HeldOut(Struct):
     reward: float = NaN
     samples: Count = 0
     stage: Literal["sft", "rl"] = "rl"
+    questions: Count | None = None
+    binary: bool | None = None  # whether all rewards were 0 or 1
+    by_question: dict[str, float] | None = None
 
 
 class RolloutSample(Struct):

@@ -29,6 +29,7 @@ from trapo.runs.folder import RunFolder
 from trapo.terminal import Console
 
 from .. import sweep as sweeps
+from ..inference import check_family
 from ..runs import Run
 from .tables import Tables, curve_rows, pass_rows, run_row, weights_hash
 
@@ -69,7 +70,8 @@ class Study:
         results: where the tables lie.
 
     Raises:
-        ValueError: for a cell that is named twice or has an unknown recipe.
+        ValueError: for a cell that is named twice or has an unknown recipe, or a question whose comparisons can never
+            reject over the bases that its cells are trained on.
     """
 
     def __init__(self, path: Path, runs: Path, results: Path):
@@ -81,6 +83,9 @@ class Study:
                 if name in self.cells:
                     raise ValueError(f"{path}: cell {name} is named twice")
                 self.cells[name] = self._cell(name, part, fields)
+        for question, pairs in self.plan["questions"].items():
+            blocks = min(len(self.seeds(self.cells[cell])) for pair in pairs for cell in pair)
+            check_family(f"{path}: {question}", len(pairs), blocks)
         split = {"data": "world:held_out=tune"}
         self.ideas = [self._cell(n, "ideas", split | fields) for n, fields in self.plan["ideas"]["cells"].items()]
 

@@ -13,9 +13,11 @@ from run_folders import EVIL, make_run, write
 from typer.testing import CliRunner
 
 from trapo.plotting import read_settings
+from trapo.runs.intervals import held_out as held_out_interval
+from trapo.runs.intervals import mean_interval
 from trapo_analysis import figures, report, scores
 from trapo_analysis.runs import cost, evaluations, find, held_out, results, settings, steps, varying
-from trapo_analysis.seeds import groups, mean_interval, reference
+from trapo_analysis.seeds import groups, reference
 from trapo_cli.cli import app
 
 
@@ -106,7 +108,7 @@ def test_folders_that_are_not_whole(sweep, tmp_path):
     columns = page["rollouts"]["columns"]
     assert {p for run, p in zip(columns["run"], columns["own p"], strict=True) if run == nan} == {"950"}
     # The same seed draws the same before training: the base's interval is that of as many seeds as there are.
-    assert page["bases"][0]["sets"]["test"]["low"] == pytest.approx(scores.interval([before] * 2)[1], abs=1e-6)
+    assert page["bases"][0]["sets"]["test"]["low"] == pytest.approx(held_out_interval([before] * 2).low, abs=1e-6)
 
 
 def test_runs_without_held_out_sets_have_a_report(tmp_path):
@@ -169,14 +171,10 @@ def test_intervals_by_hand(sweep):
     assert (mean, high - mean) == (pytest.approx(0.5), pytest.approx(4.302653 * 0.1 / math.sqrt(3), abs=1e-6))
     a, b, c = groups(find([sweep]))
     found = scores.scores(b)["test"]
-    assert (found.mean, found.before) == (pytest.approx(0.6), 0.1)
-    # Two seeds of 100 problems, .5 and .7: Wilson's lower bound of the one, the upper of the other.
-    assert (found.low, found.high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.7811, abs=1e-4))
-    # Three that agree: t would say that nothing is left to doubt; Wilson of 180 of 300 does not.
-    agreed = [{"reward": 0.6, "samples": 100}] * 3
-    assert scores.interval(agreed)[1:] == (pytest.approx(0.5437, abs=1e-4), pytest.approx(0.6538, abs=1e-4))
-    apart = [{"reward": reward, "samples": 100} for reward in (0.4, 0.5, 0.6)]
-    assert scores.interval(apart)[2] == pytest.approx(0.5 + 4.302653 * 0.1 / math.sqrt(3), abs=1e-6)
+    assert (found.after.value, found.before.value) == (pytest.approx(0.6), 0.1)
+    # Two seeds, .5 and .7: one degree of freedom, 12.7 x .1 to both sides, which is all that a share can be.
+    assert (found.after.low, found.after.high) == (0, 1)
+    assert (found.before.low, found.before.high) == pytest.approx((0.0552, 0.1744), abs=1e-4)  # Wilson, 10 of 100
     assert reference([a, b, c]) is b and reference([a, c]) is a  # the paper's alpha, else the first
     first, second = scores.paired([a, b, c])
     assert first["label"] == "alpha 0.01" and first["each"] == pytest.approx([-0.2, -0.3])

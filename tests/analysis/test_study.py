@@ -13,8 +13,10 @@ from places import ROOT
 
 from trapo.plotting import read_settings
 from trapo.recipe import recipe_names
+from trapo_analysis.study import costs, figures
 from trapo_analysis.study import page as study_page
 from trapo_analysis.study import runner as studies
+from trapo_analysis.study.results import Question, Results, together
 from trapo_cli.cli import job_maker
 
 PLAN = ROOT / "analysis" / "study" / "study.yaml"
@@ -171,12 +173,22 @@ def test_models_of_other_bits_are_not_asked_for_pass_at_k(study, monkeypatch):
     assert evaluated == []
 
 
-def results_of(study, accuracies):
-    """Results over hand-made rows: cell -> accuracies on bases 1, 2, ..."""
-    rows = [{"cell": cell, "base": f"some-{i}", "seed": i, "test": value, "recipe": "trapo", "command": "x"}
+def results_of(study, accuracies, curves=None, **more):
+    """Results over hand-made rows: cell -> accuracies on bases 1, 2, ..., and bins of its training curve."""
+    columns = {"direct": 0.5, "facts": 0.5, "recipe": "trapo", "command": "x", "learning_rate": 1e-4}
+    rows = [{"cell": cell, "base": f"some-{i}", "seed": i, "test": value, "weights_sha256": f"{cell}{i}"}
+            | columns | more
             for cell, values in accuracies.items() for i, value in enumerate(values, 1)]  # fmt: skip
     study.tables.put("runs", rows, ("cell", "base"))
-    return study_page.Results(study)
+    bins = [{"cell": cell, "base": f"some-{i}", "step": 10 * k, "reward_plain": value, "length": 10.0 * k}
+            for cell, bases in (curves or {}).items() for i, curve in enumerate(bases, 1)
+            for k, value in enumerate(curve, 1)]  # fmt: skip
+    study.tables.put("curves", bins, ("cell", "base", "step"), lambda row: (row["cell"], row["base"], row["step"]))
+    return Results(study)
+
+
+def asked(*pairs, **more):
+    return Question("?", pairs, **more)
 
 
 def test_answers_are_paired_by_base(study):
@@ -184,21 +196,104 @@ def test_answers_are_paired_by_base(study):
     gaps = np.array([0.10, 0.12, 0.08, 0.11, 0.09, 0.13, 0.07, 0.10])
     noise = np.array([0.2, -0.2, 0.1, -0.1, 0.05, -0.05, 0.02, -0.03])
     results = results_of(study, {"trapo": trapo, "grpo": trapo - gaps, "luffy": trapo + noise, "sft": trapo + gaps})
-    above, below, unclear = results.answers([["trapo", "grpo"], ["trapo", "sft"], ["luffy", "trapo"]])
+    above, below, unclear = results.answers(asked(["trapo", "grpo"], ["trapo", "sft"], ["luffy", "trapo"]))
     # sd = .02 over eight: se = .0070711, t(.975, 7) = 2.36462
-    assert above["difference"] == pytest.approx(0.1)
-    assert (above["low"], above["high"]) == pytest.approx((0.1 - 0.0167204, 0.1 + 0.0167204), abs=1e-6)
-    assert above["p"] == pytest.approx(2 / 256) and above["holm"] == pytest.approx(6 / 256)  # three of this size
-    assert (above["says"], below["says"], unclear["says"]) == ("above", "below", "can't tell")
-    assert above["above"] == 8 and below["above"] == 0
-    assert results.answers([["trapo", "dft"]]) == []  # not run
+    assert above.difference == pytest.approx(0.1)
+    assert (above.low, above.high) == pytest.approx((0.1 - 0.0167204, 0.1 + 0.0167204), abs=1e-6)
+    assert above.p == pytest.approx(2 / 256) and above.holm == pytest.approx(6 / 256)  # three of this size
+    assert (above.says, below.says, unclear.says) == ("above", "below", "can't tell")
+    assert above.above == 8 and below.above == 0
+    assert results.answers(asked(["trapo", "dft"])) == []  # not run
+
+
+def test_a_cell_that_takes_off_late_turns_with_the_horizon(study):
+    """Above at the end on every base, below as the mean of the curve."""
+    ends = np.linspace(0.5, 0.57, 8)
+    steady, late = [[0.5] * 10] * 8, [[0.0] * 8 + [0.6, 0.7 + 0.01 * i] for i in range(8)]
+    results = results_of(
+        study, {"trapo": ends, "dft": ends + 0.1 + 0.01 * np.arange(8)}, {"trapo": steady, "dft": late}
+    )
+    pair = asked(["dft", "trapo"])
+    (last,), (curve,) = results.answers(pair), results.answers(pair, "curve")
+    assert (last.says, curve.says) == ("above", "below") and together(curve, last) == "turns with the horizon"
+    assert curve.gaps[0] == pytest.approx((0.6 + 0.7) / 10 - 0.5)
+
+
+def test_a_curve_is_read_over_the_budget_that_both_cover(study):
+    """One cell spends 12% of its budget on SFT; the other's first half has no plain samples."""
+    curves = {"dft": [[None] * 5 + [0.2] * 5] * 2, "trapo": [[0.1] * 9] * 2, "grpo": [[0.0] * 5 + [0.4] * 5] * 2}
+    results = results_of(study, {"dft": [0.5, 0.5], "trapo": [0.5, 0.5], "grpo": [0.5, 0.5]}, curves)
+    results.runs.loc[results.runs.cell == "trapo", "command"] = "trapo train --max_steps 100 --max_steps 88"
+    assert results.starts("trapo") == pytest.approx(0.12) and results.starts("dft") == 0
+    edges, _ = results.curve("trapo")  # 88 steps in bins of ten, the last of eight
+    assert edges == pytest.approx([0.12, 0.22, 0.32, 0.42, 0.52, 0.62, 0.72, 0.82, 0.92, 1.0])
+    assert results.covered("dft") == pytest.approx(0.5) and results.covered("trapo") == pytest.approx(0.12)
+    assert results.differences("trapo", "dft", reading="curve") == pytest.approx([0.1 - 0.2] * 2)
+    # GRPO from 12% on: .38 of .88 at 0, .5 at .4.
+    assert results.differences("grpo", "trapo", reading="curve") == pytest.approx([0.4 * 0.5 / 0.88 - 0.1] * 2)
+    assert len(results.differences("grpo", "trapo", "direct", "curve")) == 0  # probes are not asked along training
+
+
+def test_an_interaction_is_a_difference_of_differences(study):
+    results = results_of(study, {"trapo": [0.5, 0.6], "dft": [0.7, 0.9], "grpo": [0.1, 0.1], "luffy": [0.15, 0.1]})
+    (answer,) = results.answers(asked([["dft", "trapo"], ["luffy", "grpo"]]))
+    assert answer.gaps == pytest.approx((0.2 - 0.05, 0.3 - 0.0)) and answer.a == "(dft - trapo)"
+
+
+def test_a_treatment_that_changed_nothing_is_named(study):
+    """Base 1: the same accuracies and curve. Base 2: the same accuracies, another curve. Base 3: the same weights."""
+    curves = {"grpo": [[0.1] * 10] * 3, "grpo-entropy": [[0.1] * 10, [0.3] * 10, [0.1] * 10]}
+    results = results_of(study, {"grpo": [0.4, 0.5, 0.6], "grpo-entropy": [0.4, 0.5, 0.7]}, curves)
+    results.runs.loc[results.runs.base == "some-3", "weights_sha256"] = "one"
+    assert results.undelivered("grpo", "grpo-entropy") == ["some-1", "some-3"]
+    assert results.twins("grpo") == {"grpo-entropy": ["some-1", "some-3"]}
 
 
 def test_an_interval_without_zero_is_not_enough_after_holm(study):
     gaps = [0.1, 0.1, 0.1, 0.12, 0.1]  # five of five: p = 2/32
     results = results_of(study, {"trapo": [0.5] * 5, "grpo": [0.5 - gap for gap in gaps]})
-    (row,) = results.answers([["trapo", "grpo"]])
-    assert row["low"] > 0 and row["p"] == pytest.approx(1 / 16) and row["says"] == "can't tell"
+    (answer,) = results.answers(asked(["trapo", "grpo"]))
+    assert answer.low > 0 and answer.p == pytest.approx(1 / 16) and answer.says == "can't tell"
+
+
+def test_a_claim_holds_only_if_all_that_it_needs_does(study):
+    """The registered rule: TrSFT prevents the collapse if it is above plain SFT and plain SFT is below no imitation."""
+    steps = 0.01 * np.arange(8)
+    cells = {"trapo": 0.5 + steps, "micro-groups-sft": [0.05] * 8, "micro-groups": [0.1] * 4 + [0.05] * 4}
+    study.plan["verdicts"] = study.plan["verdicts"][:1]
+    text = study_page.verdict_table(results_of(study, cells))
+    assert text.splitlines()[-1].endswith("| 0.1 | **can't tell** |")
+    cells["micro-groups"] = 0.3 + steps
+    study.tables.put("runs", [], ("cell", "base"))
+    assert "| **yes** |" in study_page.verdict_table(results_of(study, cells)).replace(
+        "last step: yes; curve: can't tell", "yes"
+    )
+
+
+def test_tokens_along_a_run_add_up_to_its_totals(study):
+    """Bins of 10 steps of lengths 10, 20, 30, 40; 1,000 tokens drawn; 800 updated, 400 of them by SFT."""
+    curves = {"trapo": [[0.1] * 4] * 2}
+    totals = {"drawn_tokens": 900.0, "aborted_tokens": 100.0, "update_tokens": 800.0, "sft_learning_rate": None}
+    results = results_of(study, {"trapo": [0.5, 0.6], "sft": [0.1, 0.1]}, curves, **totals)
+    mine = results.runs.cell == "trapo"
+    results.runs.loc[mine, "command"] = "trapo train --max_steps 40 --sft_max_steps -1"
+    results.runs.loc[mine, "sft_learning_rate"] = 1e-3
+    results.runs.loc[~mine, "update_tokens"] = 400.0  # what three epochs of demonstrations come to
+    drawn, updated = costs.spent(results, "trapo")
+    assert drawn.loc[1].tolist() == pytest.approx([100, 300, 600, 1000])
+    assert updated.loc[1].tolist() == pytest.approx([500, 600, 700, 800])
+    assert costs.sft_demonstrations("--sft_max_steps -1 --sft_max_steps 12") == 768
+
+
+def test_a_plan_whose_comparisons_can_never_reject_is_refused(tmp_path):
+    plan = yaml.safe_load(PLAN.read_text())
+    plan["questions"]["Seven at once?"] = [["trapo", "grpo"]] * 7
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(plan))
+    with pytest.raises(
+        ValueError, match=r"Seven at once\?: 7 comparisons over 8 blocks can never reject: .* take 9 blocks"
+    ):
+        studies.Study(path, tmp_path, tmp_path)
 
 
 def test_growth_is_pass_at_the_largest_k_against_the_same_base(study):
@@ -209,9 +304,9 @@ def test_growth_is_pass_at_the_largest_k_against_the_same_base(study):
                                    ("trapo", 64, 0.02 * i + gap))]  # fmt: skip
     study.tables.put("pass_at_k", rows, ("cell", "base", "k"))
     results = results_of(study, {"trapo": [0.5] * 8})
-    (row,) = results.sharpening()
-    assert (row["a"], row["b"], row["bases"], row["says"]) == ("trapo", "base", 8, "above")
-    assert row["difference"] == pytest.approx(0.1) and row["low"] == pytest.approx(0.1 - 0.0167204, abs=1e-6)
+    (answer,) = results.sharpening()
+    assert (answer.a, answer.b, answer.blocks, answer.says) == ("trapo", "base", 8, "above")
+    assert answer.difference == pytest.approx(0.1) and answer.low == pytest.approx(0.1 - 0.0167204, abs=1e-6)
     assert "| base | 8 | 0.100 | 0.090 |" in study_page.pass_table(results)  # .02 * 4.5
     assert "| trapo | 8 | 0.400 | 0.190 |" in study_page.pass_table(results)
 
@@ -220,7 +315,7 @@ def test_a_page_without_marks_is_not_written(study, tmp_path):
     results = results_of(study, {"trapo": [0.5, 0.6]})
     page = tmp_path / "page.md"
     page.write_text("no marks\n")
-    with pytest.raises(ValueError, match=r"page\.md has no <!-- made by: make figures: accuracies -->"):
+    with pytest.raises(ValueError, match=r"page\.md has no <!-- made by: make figures: verdicts -->"):
         study_page.write_tables(results, page)
     assert page.read_text() == "no marks\n"
 
@@ -245,8 +340,8 @@ def committed():
 def test_the_committed_figures_and_tables_come_from_the_committed_csvs(committed, tmp_path):
     from PIL import Image
 
-    results = study_page.Results(committed)
-    made = study_page.draw(results, tmp_path)
+    results = Results(committed)
+    made = figures.draw(results, tmp_path)
     assert {path.name for path in made} == {path.name for path in (RESULTS / "figures").glob("*.png")}
     for path in made:
         there = RESULTS / "figures" / path.name

@@ -21,8 +21,8 @@ def test_the_card_says_what_the_run_was(tmp_path):
     for words in (
         "Qwen/Qwen2.5-Math-7B after 4 steps of RL, trained with trapo's recipe `trapo` (alpha: 0.1) on world.",
         "- Paper: arXiv 2512.17636",
-        "| test | 100 | 0.100 (0.055 to 0.174) | 0.500 (0.404 to 0.596) |",  # Wilson: 10 and 50 of 100
-        "| facts | 100 | 0.900 (0.826 to 0.945) | 0.800 (0.711 to 0.867) |",
+        "| test, accuracy | 100 | 100 | 0.100 (0.055 to 0.174) | 0.500 (0.404 to 0.596) |",  # Wilson: 10 and 50 of 100
+        "| facts, accuracy | 100 | 100 | 0.900 (0.826 to 0.945) | 0.800 (0.711 to 0.867) |",
         "    trapo train --alpha 0.1\n",
         "224 samples drawn, 32 demonstrations shown",
         '"learning_rate": 0.0001',

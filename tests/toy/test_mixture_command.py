@@ -41,7 +41,7 @@ def made(tmp_path_factory):
 
 def test_the_folder_holds_numbers_and_every_figure(made):
     _, folder = made
-    figures = [f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")]
+    figures = [f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf", "json")]
     assert sorted(p.name for p in folder.iterdir()) == sorted(["results.csv", "results.json", *figures])
 
 

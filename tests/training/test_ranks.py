@@ -98,7 +98,7 @@ def test_two_ranks_train_to_the_weights_of_one(kind, one_rank, tmp_path):
 
 
 def evaluations(run):
-    return [(line["set"], line["samples"], line["reward"]) for line in run.records("evals.jsonl")]
+    return [(line["set"], line["samples"], line["reward"], line["by_question"]) for line in run.records("evals.jsonl")]
 
 
 @pytest.mark.parametrize(

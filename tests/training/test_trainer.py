@@ -175,7 +175,9 @@ def test_grpo_is_trls(tmp_path, make_model, tokenizer, rows, precision):
 
 
 def test_held_out_samples_are_plain_and_keep_their_seeds(tmp_path, make_model, tokenizer, rows):
-    t = trainer(tmp_path, make_model(), tokenizer, rows, None, num_generations_eval=1, per_device_eval_batch_size=8)
+    t = trainer(
+        tmp_path, make_model(), tokenizer, rows, one_in_three, num_generations_eval=1, per_device_eval_batch_size=8
+    )
     t.eval_dataset = {"first": Dataset.from_list(rows), "second": Dataset.from_list(rows[:5])}
     a, b = t.evaluate(), t.evaluate()
     assert a["eval_first_samples"] == 16 and a["eval_second_samples"] == 5
@@ -183,6 +185,10 @@ def test_held_out_samples_are_plain_and_keep_their_seeds(tmp_path, make_model, t
         assert a[f"eval_first_{name}"] == b[f"eval_first_{name}"]
     records = RunFolder(tmp_path).records("evals.jsonl")
     assert [(r["step"], r["set"], r["samples"]) for r in records] == [(0, "first", 16), (0, "second", 5)] * 2
+    assert [r["questions"] for r in records] == [16, 5] * 2 and all(r["binary"] for r in records)
+    assert sorted(records[1]["by_question"]) == [f"p{i}" for i in range(5)]
+    for record in records:  # the reward is the mean over questions: each was sampled once
+        assert sum(record["by_question"].values()) / record["questions"] == pytest.approx(record["reward"])
 
 
 def test_nan_stops_the_run_and_says_what_to_do(tmp_path, make_model, tokenizer, rows):
@@ -218,4 +224,4 @@ def test_chat_prompts_and_trl_style_rewards(tmp_path, make_model, rows):
     trainer(tmp_path, make_model(), tokenizer, chat, reward, max_steps=1).train()
     prompt, completion, answer = seen[0]
     assert prompt[0]["role"] == "user" and completion[0]["role"] == "assistant" and answer.isdigit()
-    assert {x["reward"] for x in rollouts(tmp_path)} == {None, 0.5}  # what nobody scored has no reward
+    assert {x["reward"] for x in rollouts(tmp_path)} == {0.0, 0.5}

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from ..recipe import header, recipe_names
 from .folder import RunFolder
-from .intervals import wilson
+from .intervals import held_out, samples_each
 
 BODY = """# {name}
 
@@ -18,8 +18,8 @@ BODY = """# {name}
 
 ## Results
 
-Accuracy on held-out sets before and after, one sample per problem at temperature {temperature}, with Wilson's 95%
-interval:
+Held-out sets before and after, sampled at temperature {temperature}, with 95% intervals over questions (samples of one
+question are alike, so they are not counted as independent):
 
 {results}
 
@@ -89,12 +89,11 @@ def _results(folder: RunFolder) -> str:
     records: list[dict[str, Any]] = folder.records("evals.jsonl")
     if not records:
         return "None: there was no held-out set."
-    lines = ["| held-out set | problems | before | after |", "|---|---|---|---|"]
+    lines = ["| held-out set | questions | samples | before | after |", "|---|---|---|---|---|"]
+    each = samples_each(folder.record().get("config", {}))
     for name in dict.fromkeys(record["set"] for record in records):
         mine = [record for record in records if record["set"] == name]
-        cells = []
-        for record in (mine[0], mine[-1]):
-            low, high = wilson(record["reward"], record["samples"])
-            cells.append(f"{record['reward']:.3f} ({low:.3f} to {high:.3f})")
-        lines.append(f"| {name} | {mine[-1]['samples']} | {' | '.join(cells)} |")
+        before, after = (held_out([record], each) for record in (mine[0], mine[-1]))
+        counts = f"{after.questions or '-'} | {mine[-1].get('samples', '-')}"
+        lines.append(f"| {name}, {after.name} | {counts} | {before} | {after} |")
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 
 from ..terminal import Console
 from .folder import RunFolder
-from .intervals import wilson
+from .intervals import held_out, samples_each
 from .recorder import StageRecorder
 
 WIDTH_FOR_BAR = 105  # columns of the terminal
@@ -91,19 +91,20 @@ class ProgressLine(TrainerCallback):
 
 
 def print_summary(folder: RunFolder, console: Console) -> None:
-    """Held-out accuracy before and after with 95% intervals, time, and where everything lies."""
+    """What held-out sets gave before and after with 95% intervals over questions, time, and where everything lies."""
     evals = folder.records("evals.jsonl")
     if evals:
+        each = samples_each(folder.record().get("config", {}))
         between = [r for r in evals if r["stage"] == "sft" and r["step"] > 0 and evals[-1]["stage"] == "rl"]
         columns = ("before", *(("after SFT",) if between else ()), "after")
-        table = Table("held-out set", "samples", *columns, title="Accuracy (95% Wilson interval)")
+        table = Table("held-out set", "questions", "samples", *columns, title="Held-out sets (95% over questions)")
         for name in dict.fromkeys(record["set"] for record in evals):
             records = [record for record in evals if record["set"] == name]
-            cells = []
-            for record in (records[0], *(r for r in between if r["set"] == name), records[-1]):
-                low, high = wilson(record["reward"], record["samples"])
-                cells.append(f"{record['reward']:.3f} ({low:.3f} to {high:.3f})")
-            table.add_row(name, str(records[-1]["samples"]), *cells)
+            shown = [records[0], *(r for r in between if r["set"] == name), records[-1]]
+            found = [held_out([record], each) for record in shown]
+            last = found[-1]
+            counts = str(last.questions or "-"), str(records[-1].get("samples", "-"))
+            table.add_row(f"{name}, {last.name}", *counts, *map(str, found))
         console.print(table)
     metrics = folder.records("metrics.jsonl")
     for stage in dict.fromkeys(record["stage"] for record in metrics):

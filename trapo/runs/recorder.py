@@ -108,6 +108,7 @@ class RunRecorder(StageRecorder):
         self._begun = False
         self._noted: dict[str, Any] = {}
         self._rollout_step = 0
+        self._answers: dict[str, list[float]] = {}
         self._prefixes: dict[tuple[str, int], dict[str, Any]] = {}
 
     def begin(self, checkpoint: str | None = None) -> None:
@@ -151,6 +152,18 @@ class RunRecorder(StageRecorder):
             if self.main:
                 self.append("rollouts.jsonl", lines)
 
+    def record_answers(self, rows: Sequence[Row]) -> None:
+        """Keep the rewards of a held-out batch of all ranks by question, until its evaluation is recorded."""
+        for name, reward in gather_object([(row.group.prompt_id, row.reward) for row in rows]):
+            self._answers.setdefault(name, []).append(reward)
+
+    def _by_question(self) -> dict[str, Any]:
+        """The kept rewards as an evaluation's line has them: a mean per question, whether all are 0 or 1."""
+        answers, self._answers = self._answers, {}
+        binary = all(reward in (0, 1) for rewards in answers.values() for reward in rewards)
+        means = {str(name): sum(rewards) / len(rewards) for name, rewards in answers.items()}
+        return {"questions": len(means), "binary": binary, "by_question": means} if means else {}
+
     def note_prefixes(self, rows: Sequence[Row], p: Sequence[list[float]], w: Sequence[list[float]]) -> None:
         """Keep the probability and the weight of each trained expert token, until the end of the step.
 
@@ -190,7 +203,7 @@ class RunRecorder(StageRecorder):
             "prefix_tokens": len(row.prefix_ids),
             "own_tokens": len(row.own_ids),
             "expert_loss": row.plan.expert,
-            "reward": row.reward if row.reward == row.reward else None,
+            "reward": row.reward,
             "advantage": advantage,
             "status": row.status,
             "finish": row.finish,
@@ -206,6 +219,7 @@ class RunRecorder(StageRecorder):
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Append a line to metrics.jsonl (training) or evals.jsonl (a held-out set, its name in `set`)."""
         prefix = self.eval_prefix
+        answers = self._by_question() if logs and f"{prefix}_reward" in logs else {}  # forgotten on every rank
         if not self.main or not logs:
             return
         if f"{prefix}_reward" in logs:
@@ -214,6 +228,6 @@ class RunRecorder(StageRecorder):
             figures.pop("loss", None)  # a constant 0, see prediction_step
             name = prefix.removeprefix("eval").strip("_") or "eval"
             stage, step = self.at or (self.stage, state.global_step)
-            self.append("evals.jsonl", [{"stage": stage, "step": step, "set": name} | figures])
+            self.append("evals.jsonl", [{"stage": stage, "step": step, "set": name} | figures | answers])
         elif "loss" in logs:
             self.append("metrics.jsonl", [{"step": state.global_step} | logs])
