@@ -9,6 +9,8 @@ Templates:
 
 import re
 
+from .rendering import render
+
 Messages = list[dict[str, str]]
 
 CHAT_END = "<|im_end|>"  # ends an answer in both of the references' templates
@@ -41,11 +43,15 @@ def apply_template(prompt: str | Messages, template: str) -> str | Messages:
 
 
 def prompt_text(prompt: str | Messages, tokenizer, template: str = "tokenizer", **template_arguments) -> str:
-    """The prompt as the model reads it, apart from special tokens that the tokenizer adds to text."""
+    """The prompt as the model reads it, apart from special tokens that the tokenizer adds to text.
+
+    Raises:
+        ValueError: the tokenizer's template fails, or does not end (`rendering`).
+    """
     prompt = apply_template(prompt, template)
     if isinstance(prompt, str):
         return prompt
-    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False, **template_arguments)
+    return render(prompt, tokenizer, **template_arguments)
 
 
 def prompt_ids(prompt: str | Messages, tokenizer, template: str = "tokenizer", **template_arguments) -> list[int]:

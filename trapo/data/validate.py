@@ -22,6 +22,7 @@ from datasets import Dataset
 from ..config import TRAPOConfig
 from ..grading.grader import Grader, Verdict, boxed_answer
 from .read import BATCH, Cells, Defect, as_traces, is_text, read_answer, read_prompt, read_trace
+from .rendering import Endless
 from .tokens import Messages, expert_part, prompt_ids, prompt_text, shorten
 
 # Defects, and what becomes of the row or the trace that has one.
@@ -235,7 +236,9 @@ class Screen:
                 continue
             try:
                 text = prompt_text(row.prompt, self.tokenizer, template, **arguments)
-            except Exception as error:  # a template is somebody's program and may raise anything
+            except Endless:  # whatever the row
+                raise
+            except Exception as error:
                 self._drop_row(row, "prompt refused by its template", shorten(" ".join(str(error).split()), 200))
                 continue
             if room is not None and len(text.encode()) + SPECIAL_TOKENS > room:

@@ -120,10 +120,10 @@ def check_model(
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no EOS token, so no sample could end: set tokenizer.eos_token")
     context = getattr(architecture.get_text_config(), "max_position_embeddings", None)
-    if context is None or not isinstance(train_dataset, Dataset):
+    if not isinstance(train_dataset, Dataset):
         return
-    length = longest_prompt(args, tokenizer, train_dataset)
-    if length + args.max_completion_length > context:
+    length = longest_prompt(args, tokenizer, train_dataset)  # also where there is no limit: the template may not end
+    if context is not None and length + args.max_completion_length > context:
         raise ValueError(
             f"the longest prompt has {length} tokens and max_completion_length is {args.max_completion_length}, "
             f"together more than the model's context of {context}. Set max_completion_length to at most "
