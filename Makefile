@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: train test test-gpu test-real test-browser test-ray test-vllm test-study study figures check clean
+.PHONY: train test test-gpu gpu-check test-real test-browser test-ray test-vllm test-study study figures check clean
 
 train: $(STAMP)
 	$(BIN)/trapo train
@@ -18,6 +18,10 @@ test: $(STAMP)
 # On a machine with a GPU: the tests that can use it.
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu --device cuda
+
+# On a machine with a GPU: does everything work there, and how fast. At most eight minutes.
+gpu-check: $(STAMP)
+	$(BIN)/python benchmarks/gpu_check.py $(ARGS)
 
 test-real: $(VENV)/.real
 	$(BIN)/python -m pytest -m real tests/real

@@ -247,7 +247,10 @@ def test_dry_run_says_what_would_run_and_makes_nothing(tmp_path):
         (["--bench", "world", "--temperature", "0", "--samples", "2"], "--temperature 0 gives 2 times the same sample"),
         (["--bench", "world", "--template", "chat"], "--template chat: choose from tokenizer"),
         (["--bench", "world", "--grader", "lufy"], "--grader lufy: choose from own, reference, luffy"),
-        (["--bench", "world", "--engine", "sglang"], "--engine sglang: choose from auto, torch, vllm, server"),
+        (
+            ["--bench", "world", "--engine", "sglang"],
+            "--engine sglang: choose from auto, torch, transformers, vllm, server",
+        ),
         (["--bench", "world", "--engine", "server"], "--engine server and --base-url"),
         (["--bench", "world", "--engine", "vllm"], "vLLM is not installed"),
         (["--bench", "world", "--slots", "0"], "--slots 0: give a number of at least 1"),
