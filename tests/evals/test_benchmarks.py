@@ -601,7 +601,7 @@ def test_a_problem_that_holds_its_choices_is_followed_by_the_request(tmp_path, m
         (r"\boxed{A} no, \boxed{\text{(E)}.}", "correct"),
         (r"\boxed{e}", "wrong"),  # Euler's, perhaps
         (r"\boxed{D}", "wrong"),
-        (r"\boxed{F} or \boxed{E", "no_box"),
+        (r"\boxed{F} or \boxed{E", "wrong"),
         (r"\boxed{E} it was</think> E", "no_box"),
         (r"\boxed{}", "no_box"),
     ],

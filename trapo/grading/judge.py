@@ -43,7 +43,7 @@ def _values(text: str) -> tuple[Value, ...]:
 def _look(text: str) -> str:
     """The marks on the page; a text that has none differs from all others."""
     try:
-        found = canonical(trimmed(tokens(text)))
+        found = tokens(text)
     except (Unreadable, RecursionError):
         return repr(text)
-    return found or repr(text)
+    return canonical(trimmed(found)) or canonical(found) or repr(text)
