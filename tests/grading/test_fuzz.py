@@ -38,7 +38,7 @@ TEMPLATES = [
 ]  # fmt: skip
 # Other ways to write L, most of them equal to it, and near misses.
 NEAR = [
-    "x = L", r"L \text{ cm}", r"L\%", r"\{L\}", "(L)", r"\frac{2L}{2}", "L + 0", "1 \\cdot L", "--L", "L, L", 
+    "x = L", r"L \text{ cm}", r"L\%", r"\{L\}", "(L)", r"\frac{2L}{2}", "L + 0", "1 \\cdot L", "--L", "L, L",
     r"\text{the answer is } L", "$L$", "L.", r"\frac{L}{1}", "L = L", "0 = L", "L^1", r"L^\circ", r"x \in L", "L + 1",
 ]  # fmt: skip
 

@@ -6,7 +6,7 @@ _WRAPPERS = re.compile(
     r"\\(?:text|textbf|textrm|textit|texttt|textsf|mathrm|mathbf|mathsf|mathtt|mbox|boxed|bf|rm)\b\*?"
 )
 _LAYOUT = re.compile(r"\\(?:quad|qquad|left|right|hfill)\b|\\[,;:! ]|[{}$~]|\\[()\[\]]")
-_BARE = re.compile(r"[(\[\"'*`]*([A-Ja-j])[)\]\"'*`.:,]*")
+_BARE = re.compile(r"[(\[\"*]*([A-Ja-j])[)\]\"*.:,]*|'([A-Ja-j])'")
 _NAMED = re.compile(r"(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)(?:\s+is)?:?\s+", re.IGNORECASE)
 _FOLLOWED = re.compile(r"(?:[(\[*]+([A-J])[)\]*]+|([A-J])\s*[).:]+)[.:]?\s*(\S.*)", re.DOTALL)
 _OTHER = re.compile(r"(?<![\w'])(?:\([A-J]\)|[A-J]\)|[A-J][.:]\s+\S)")  # a letter that is marked as a choice
@@ -29,7 +29,7 @@ def letter_of(answer: str, small: bool = True) -> str | None:
     named = _NAMED.match(plain)
     plain = plain[named.end() :] if named else plain
     if found := _BARE.fullmatch(plain.replace(" ", "")):
-        letter = found[1]
+        letter = found[1] or found[2]
         if letter.islower() and (not small or letter in _NUMBERS):
             return None
         return letter.upper()

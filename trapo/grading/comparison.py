@@ -12,6 +12,7 @@ from sympy import Rational, Symbol
 from . import units
 from .equality import equal, repeats
 from .phrases import same_words
+from .piecewise import same_function
 from .regions import region, same_region
 from .relations import same_relation, value_of, values_of
 from .values import (
@@ -84,6 +85,9 @@ def _formulas(left: Formula, right: Formula) -> bool:
     a, b = left.value, right.value
     if equal(a, b) or repeats(a, b) or repeats(b, a):
         return True
+    for matrix, other in ((a, b), (b, a)):  # a column is a sum of unit vectors too
+        if isinstance(matrix, sympy.MatrixBase) and matrix.cols == 1 and not isinstance(other, sympy.MatrixBase):
+            return _tuple_formula(Tuple(tuple(map(Formula, matrix))), Formula(other))
     return _same_up_to_constants(a, b)
 
 
@@ -257,6 +261,8 @@ def _lists(left: List, right: List) -> bool:
     if left.ordered or right.ordered:
         ordered = (left.ordered, left.endless) == (right.ordered, right.endless)
         return ordered and _in_order(left.members, right.members)
+    if {left.joint, right.joint} == {"and", "or"} and any(map(_is_statement, left.members)):
+        return False
     related = all(isinstance(m, Relation) for m in (*left.members, *right.members))
     if related and _matched(left.members, right.members):
         return True
@@ -268,9 +274,16 @@ def _lists(left: List, right: List) -> bool:
     return _names_agree(left, right) and _matched(a, b)
 
 
+def _is_statement(value: Value) -> bool:
+    """Words and inequalities: of them "and" and "or" are not the same; both values of x are."""
+    return isinstance(value, Words) or (isinstance(value, Relation) and value.ops != ("=",))
+
+
 def _names_agree(left: List, right: List) -> bool:
+    """Whether at most one of two lists names its members, or both by the same letter: one of them without numbers."""
     names = [{r.texts[0] for r in x.members if isinstance(r, Relation)} for x in (left, right)]
-    return not all(names) or names[0] == names[1]
+    letters = [{name.split()[0] for name in found} for found in names]
+    return not all(names) or (letters[0] == letters[1] and 1 in map(len, names))
 
 
 def _list_value(left: List, right: Value) -> bool:
@@ -327,42 +340,24 @@ def _congruence_formula(left: Congruence, right: Formula) -> bool:
 
 
 def _cases(left: Cases, right: Cases) -> bool:
-    rows = list(right.rows)
-    if len(left.rows) != len(rows):
-        return False
-    for value, condition in left.rows:
-        found = next((r for r in rows if same(value, r[0]) and same(condition, r[1])), None)
-        if found is None:
-            return False
-        rows.remove(found)
-    return True
-
-
-def _cases_formula(left: Cases, right: Formula) -> bool:
-    """Cases of inequalities in one letter, as one function."""
-    pieces = []
-    for value, condition in left.rows:
-        if isinstance(condition, Words) and condition.words[0].lower() in ("otherwise", "else"):
-            pieces.append((value, True))
-            continue
-        if not isinstance(condition, Relation) or not isinstance(value, Formula) or len(condition.sides) != 2:
-            return False
-        sides = [s.value for s in condition.sides if isinstance(s, Formula)]
-        made = {"<": sympy.Lt, ">": sympy.Gt, "le": sympy.Le, "ge": sympy.Ge, "=": sympy.Eq}.get(condition.ops[0])
-        if made is None or len(sides) != 2 or any(len(s.free_symbols) > 1 for s in sides):
-            return False
-        letters = {letter: Symbol(letter.name, real=True) for s in sides for letter in s.free_symbols}
-        pieces.append((value, made(*(s.xreplace(letters) for s in sides))))
-    letters = {s: Symbol(s.name, real=True) for s in right.value.free_symbols}
-    whole = sympy.Piecewise(*((v.value.xreplace(letters), c) for v, c in pieces))
-    if whole.free_symbols - set(letters.values()):
-        return False
-    return equal(whole, right.value.xreplace(letters))
+    """Row by row in any order, or as one function."""
+    return same_function(left, right) or _matched([Tuple(row) for row in left.rows], [Tuple(row) for row in right.rows])
 
 
 def _mixed(left: Mixed, right: Mixed) -> bool:
     kinds = [[isinstance(p, Words) for p in x.parts] for x in (left, right)]
     return kinds[0] == kinds[1] and _in_order(left.parts, right.parts)
+
+
+def _equation_formula(left: Relation, right: Formula) -> bool:
+    """An equation in x and y, and a formula in x: the formula is y."""
+    if _relation_value(left, right):
+        return True
+    x, y = Symbol("x"), Symbol("y")
+    if left.ops != ("=",) or isinstance(right.value, sympy.MatrixBase) or right.value.free_symbols != {x}:
+        return False
+    found = {s for side in left.sides if isinstance(side, Formula) for s in side.value.free_symbols}
+    return found == {x, y} and same(left, Relation((Formula(y), right), ("=",), ("y", "")))
 
 
 def _relation_value(left: Relation, right: Value) -> bool:
@@ -393,12 +388,13 @@ _RULES: dict[tuple[type, type], Callable] = {
     (Congruence, Congruence): _congruences,
     (Congruence, Formula): _congruence_formula,
     (Cases, Cases): _cases,
-    (Cases, Formula): _cases_formula,
+    (Cases, Formula): same_function,
     (Mixed, Mixed): _mixed,
     (Relation, Relation): lambda left, right: same_relation(left, right, same),
 }
 _RULES |= {(List, kind): _list_value for kind in (Formula, Quantity, Based)}
 _RULES |= {
     (Relation, kind): _relation_value
-    for kind in (Formula, Quantity, Based, Ratio, Tuple, Interval, Set, Union, List, Words, Cases, Congruence, Mixed)
+    for kind in (Quantity, Based, Ratio, Tuple, Interval, Set, Union, List, Words, Cases, Congruence, Mixed)
 }
+_RULES[Relation, Formula] = _equation_formula

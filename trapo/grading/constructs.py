@@ -13,7 +13,7 @@ from .calculus import big_operator
 from .cursor import Cursor
 from .latex import Token, Unreadable, canonical
 
-ACCENTS = frozenset(str.split("hat bar vec dot ddot tilde overline underline check acute breve mathbf"))
+ACCENTS = frozenset(str.split("hat bar vec dot ddot tilde overline check acute breve mathbf"))
 _MATRICES = ("pmatrix", "bmatrix", "matrix", "Bmatrix", "vmatrix", "array", "smallmatrix")
 
 

@@ -12,13 +12,15 @@ A parser by operator precedence (Pratt 1973). It decides what LaTeX leaves open,
 from collections.abc import Sequence
 
 import sympy
-from sympy import Integer, Rational, Symbol
+from sympy import Symbol
 
-from .algebra import DEGREE, applied, binomial, factorial, multiplied, number, power, repeating
+from .algebra import DEGREE, applied, binomial, factorial, multiplied, power
 from .constructs import ACCENTS, CONSTANTS, READERS, accented, matrix
 from .cursor import Cursor
 from .functions import FUNCTIONS, INVERSE, NAMED, called, is_function, of_several
 from .latex import Token, Unreadable, canonical
+from .numerals import mixed_number, numeral
+from .phrases import is_english
 
 _CLOSING = {"(": ")", "[": "]", "{.": ".}"}
 _BARS = {"|": "|", "|.": ".|", "||": "||"}
@@ -80,10 +82,12 @@ class Parser(Cursor):
         while True:
             sign = 1
             if self.mark("+", "-"):
+                signs = 0
                 while self.mark("+", "-"):
                     sign *= -1 if self.take().text == "-" else 1
-                    if self.at > 1 and self.tokens[self.at - 2].is_mark("+", "-") and value is not None:
-                        raise Unreadable("two signs")
+                    signs += 1
+                if signs > (1 if value is None else 2):
+                    raise Unreadable("too many signs")
             elif value is not None:
                 return value
             term = self.product()
@@ -135,7 +139,7 @@ class Parser(Cursor):
         """A primary with its scripts, primes and factorials."""
         token = self.peek()
         if token is not None and token.kind in ("number", "grouped") and not implicit:
-            mixed = self._mixed()
+            mixed = mixed_number(self)
             if mixed is not None:
                 return mixed
         value = self.primary()
@@ -149,36 +153,6 @@ class Parser(Cursor):
                 value = factorial(value)
             else:
                 return value
-
-    def _mixed(self) -> sympy.Basic | None:
-        r"""A mixed number: an integer before a fraction of two integers, `2\frac{1}{2}` or `3 1/2`."""
-        whole, after = self.peek(), self.peek(1)
-        if not whole.text.isdigit() or after is None:
-            return None
-        begin = self.at
-        self.take()
-        try:
-            if after.is_command("frac"):
-                self.take()
-                top, bottom = self.argument(), self.argument()
-            elif after.kind == "number" and after.spaced and self._slash(1):
-                top, bottom = [self.take()], [self.tokens[self.at + 1]]
-                self.at += 2
-            else:
-                top = bottom = []
-        except Unreadable:
-            top = bottom = []
-        plain = [len(part) == 1 and part[0].kind == "number" and part[0].text.isdigit() for part in (top, bottom)]
-        if not all(plain) or self.mark("^", "!", "'") or int(top[0].text) >= int(bottom[0].text):
-            if after.is_command("frac") and all(plain) and not self.mark("^", "!", "'"):
-                raise Unreadable("a number before an improper fraction")
-            self.at = begin
-            return None
-        return Integer(whole.text) + Rational(int(top[0].text), int(bottom[0].text))
-
-    def _slash(self, ahead: int) -> bool:
-        slash, bottom = self.peek(ahead), self.peek(ahead + 1)
-        return bool(slash and slash.is_mark("/") and bottom and bottom.kind == "number")
 
     def _raised(self, value: sympy.Basic) -> sympy.Basic:
         self.take()
@@ -200,7 +174,7 @@ class Parser(Cursor):
         """A number, a letter, what is in brackets, or a command with its arguments."""
         token = self.take()
         if token.kind in ("number", "grouped"):
-            return self._number(token.text.split()[0])
+            return numeral(self, token.text.split()[0])
         if token.kind in ("letter", "word", "run"):
             return self._letters(token)
         if token.kind == "mark":
@@ -209,50 +183,6 @@ class Parser(Cursor):
             return self._command(token.text)
         raise Unreadable(token.text)
 
-    def _number(self, text: str) -> sympy.Basic:
-        if self.command("overline", "bar") and "e" not in text and "." in text:
-            self.take()
-            period = self.argument()
-            if len(period) != 1 or not period[0].text.isdigit():
-                raise Unreadable("a period that is no digits")
-            return repeating(text, period[0].text)
-        if self.command("dot") and "." in text:
-            return repeating(text, self._dotted())
-        if self.mark("..."):
-            self.take()
-            digits = text.partition(".")[2]
-            for length in range(1, len(digits) // 2 + 1):  # 0.333..., 0.1666..., 0.272727...
-                times = 3 if length == 1 else 2
-                if digits.endswith(digits[-length:] * times) and self.peek() is None:
-                    return repeating(text[: len(text) - length * times], digits[-length:])
-            raise Unreadable("digits that go on, but how?")
-        if text.endswith("."):
-            if self.mark("("):
-                self.take()
-                period = self.take()
-                self.expect(")")
-                return repeating(text, period.text)
-            raise Unreadable("a decimal without decimals")
-        return number(text)
-
-    def _dotted(self) -> str:
-        """The digits from one dotted digit to the next: dots stand over the first and the last."""
-        digits, dots = "", 0
-        while dots < 2:
-            if self.command("dot"):
-                self.take()
-                digits, dots = digits + self.argument()[0].text, dots + 1
-            elif dots and self.peek() is not None and self.peek().kind == "number":
-                ahead = 1
-                if not (self.peek(ahead) and self.peek(ahead).is_command("dot")):
-                    raise Unreadable("digits behind a period")
-                digits += self.take().text
-            else:
-                break
-        if not digits.isdigit():
-            raise Unreadable("a period that is no digits")
-        return digits
-
     def _letters(self, token: Token) -> sympy.Basic:
         name = token.text
         if token.kind == "run":
@@ -260,6 +190,11 @@ class Parser(Cursor):
                 return self._function(name)
             if name in ("pi", "infty"):
                 return sympy.pi if name == "pi" else sympy.oo
+            derivative = self._derivative(name)
+            if derivative is not None:
+                return derivative
+            if is_english(name):
+                raise Unreadable("a word")
             # Split: what follows holds to the last letter.
             self.at -= 1
             self.tokens[self.at : self.at + 1] = [Token("letter", c) for c in name]
@@ -272,6 +207,15 @@ class Parser(Cursor):
         if name == "e" and not self.mark("_"):
             return sympy.E
         return self.symbol(name)
+
+    def _derivative(self, name: str) -> Symbol | None:
+        """dy/dx, typed on one line."""
+        slash, under = self.peek(), self.peek(1)
+        plain = under is not None and slash.is_mark("/") and under.kind == "run" and len(name) == len(under.text) == 2
+        if not plain or name[0] != "d" or under.text[0] != "d":
+            return None
+        self.at += 2
+        return Symbol(f"d {name[1]} / d {under.text[1]}")
 
     def symbol(self, name: str) -> sympy.Basic:
         """A variable with its index and primes, or a function applied."""

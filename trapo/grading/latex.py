@@ -51,15 +51,17 @@ _LAYOUT = frozenset(
     str.split(
         "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm displaystyle "
         "textstyle scriptstyle limits nolimits quad qquad hfill hfil thinspace medspace thickspace negthinspace "
-        "enspace enskip nobreakspace allowbreak nobreak noindent centering null strut mathstrut boldmath "
-        "unboldmath normalsize large Large small mathop mathrel mathbin mathord relax nonumber left. right. it sl "
-        "tt sf em"
+        "enspace enskip nobreakspace allowbreak nobreak noindent centering null strut mathstrut checkmark boldmath "
+        "unboldmath normalsize large Large small mathop mathrel mathbin mathord relax nonumber mathopen mathclose it "
+        "sl tt sf em"
     )
 )
 _LAYOUT_WITH_ARGUMENT = frozenset(str.split("hspace vspace phantom hphantom vphantom color label tag hskip mspace"))
 _TEXT = frozenset(str.split("text textrm textup textnormal textsf texttt textsl textsc mbox hbox emph textit textbf"))
 _UPRIGHT = frozenset(str.split("mathrm mathsf mathtt rm operatorname operatorname*"))
-_TRANSPARENT = frozenset(str.split("boldsymbol bm mathit boxed fbox mathnormal ensuremath displaylines pmb smash"))
+_TRANSPARENT = frozenset(
+    str.split("boldsymbol bm mathit boxed fbox mathnormal ensuremath displaylines pmb smash underline")
+)
 _SPACES = frozenset(",;:! >")
 _ALIASES = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "leq": "le", "geq": "ge",
@@ -75,7 +77,8 @@ _ALIASES = {
     "widetilde": "tilde", "overrightarrow": "vec", "textpi": "pi", "euro": "euro", "pounds": "pound",
     "tg": "tan", "ctg": "cot", "cosec": "csc", "arctg": "arctan", "mathbf": "mathbf", "lim": "lim", "sup": "sup",
     "newline": "\\", "cr": "\\", "tabularnewline": "\\", "parallel": "parallel", "textgreater": ">", "textless": "<",
-    "bf": "mathbf", "prime": "'", "centerdot": "cdot", "bullet": "cdot", "lg": "lg", "gets": "leftarrow",
+    "prime": "'", "centerdot": "cdot", "bigcup": "cup", "bigcap": "cap", "bullet": "cdot",
+    "gets": "leftarrow",
 }  # fmt: skip
 _MARKS = frozenset(str.split("{. .} <. .> |. .| || [ ] : ... * / > < | % \\ ' _."))
 _CHARACTERS = {
@@ -255,6 +258,10 @@ class _Lexer:
             return argument[2]
         if name == "textcolor" and argument:
             return argument[2]
+        if name in ("bf", "bfseries"):
+            name = "mathbf"
+            if argument is None:
+                return at
         if name in _TEXT | _UPRIGHT or name in _TRANSPARENT:
             return self._styled(name, at, end, argument, upright)
         if name in ("begin", "end") and argument:
@@ -330,6 +337,8 @@ def _scripted(found: list[Token]) -> list[Token]:
         elif script and token.kind == "run":
             out += [Token("mark", "{"), Token("letter", token.text[0]), Token("mark", "}")]
             out.append(Token("letter" if len(token.text) == 2 else "run", token.text[1:]))
+        elif script and token.text == "o" and len(out) > 1 and out[-2].kind == "number":  # 45^o
+            out += [Token("mark", "{"), Token("command", "circ"), Token("mark", "}")]
         elif script and not token.is_mark("-", "+", "^", "_", "'"):
             after = found[i + 1] if i + 1 < len(found) else None
             if token.kind == "command" and after is not None and after.is_mark("{", "["):  # e^\frac{1}{2}
@@ -342,7 +351,14 @@ def _scripted(found: list[Token]) -> list[Token]:
             out.pop()
         else:
             out.append(token)
-    return [token for token in out if token.kind != "taken"]
+    out = [token for token in out if token.kind != "taken"]
+    empty = {
+        i
+        for i in range(len(out) - 1)
+        if out[i].is_mark("{") and out[i + 1].is_mark("}")
+        and not (i and (out[i - 1].kind == "command" or out[i - 1].is_mark("^", "_", "}")))
+    }  # fmt: skip
+    return [token for i, token in enumerate(out) if i not in empty and i - 1 not in empty]
 
 
 def _bracket_end(found: list[Token], at: int) -> int | None:

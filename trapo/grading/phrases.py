@@ -3,85 +3,13 @@
 from collections.abc import Sequence
 
 from .latex import Token
+from .units import COUNTED, singular
 
-_LEADS = sorted(
-    (
-        phrase.split()
-        for phrase in [
-            "the answer is",
-            " answer is",
-            " the final answer is",
-            " final answer is",
-            " final answer",
-            " the answer",
-            " answer",
-            " exactly",
-            " there are",
-            " there is",
-            " we have",
-            " we get",
-            " equals",
-            " equal to",
-            " so",
-            " thus",
-            " hence",
-            " therefore",
-            " the value is",
-            " the year",
-            " the year is",
-            " year",
-            " a total of",
-            " the total is",
-            " the number is",
-            " total of",
-            " the solution is",
-            " solution",
-            " the solutions are",
-            " solutions",
-            " the result is",
-            " result",
-            " the maximum is",
-            " the minimum is",
-            " the maximum value is",
-            " the minimum value is",
-            " is",
-            " the correct answer is",
-            " the correct option is",
-            " correct answer",
-            " the correct choice is",
-            " it is",
-            " the sum is",
-            " the product is",
-            " the probability is",
-            " the area is",
-            " the length is",
-            " the distance is",
-            " the volume is",
-            " the remainder is",
-            " the ratio is",
-            " the set is",
-            " the roots are",
-            " the values are",
-            " the value of",
-            " are",
-            " the point is",
-            " the function is",
-            " the expression is",
-            " the equation is",
-            " the only solution is",
-            " only",
-            " just",
-            " the solution set is",
-            " the domain is",
-            " the range is",
-            " the interval is",
-            " the limit is",
-            " the average is",
-        ]
-    ),
-    key=len,
-    reverse=True,
+_FILLERS = frozenset(
+    str.split("so thus hence therefore then we get have it there exactly only just must be to a an the of")
 )
+_SO = frozenset(["so", "thus", "hence", "therefore", "then"])
+_VERBS = frozenset(["is", "are", "equals", "equal"])
 _TAILS = [
     phrase.split()
     for phrase in ["in total", " total", " altogether", " exactly", " only", " in all", " each", " respectively"]
@@ -110,6 +38,7 @@ _SAME = {
     ("there", "is", "no", "solution"): ("no", "solution"), ("solution", "does", "not", "exist"): ("no", "solution"),
     ("no", "such", "solution"): ("no", "solution"), ("empty", "set"): ("no", "solution"),
     ("the", "empty", "set"): ("no", "solution"), ("no", "solution", "exists"): ("no", "solution"),
+    ("no", "solutions", "exist"): ("no", "solution"),
     ("it", "does", "not", "exist"): ("does", "not", "exist"), ("infinite",): ("infinitely", "many"),
     ("infinitely", "many", "solutions"): ("infinitely", "many"),
 }  # fmt: skip
@@ -146,27 +75,34 @@ def _spell(found: Sequence[Token]) -> list[str]:
 
 
 def _without_lead(found: list[Token]) -> list[Token]:
-    for phrase in _LEADS:
-        rest = found[len(phrase) :]
-        if not rest or _spell(found[: len(phrase)]) != phrase:
-            continue
-        while rest and rest[0].is_mark(":"):
-            rest = rest[1:]
-        if rest and (len(phrase) > 1 or any(not is_word(t) for t in rest)):
-            return _without_lead(rest)
-    end = next((i for i, t in enumerate(found) if not is_word(t)), len(found))
-    rest = found[end + 1 :]
-    if not set(_spell(found[:end])) <= _LABELS:
-        return found
-    return rest if 0 < end < len(found) and found[end].is_mark(":") and rest else found  # "Total area: 5"
+    """Without "So the total area is", "Answer:", "There are"."""
+    at = 0
+    while at < len(found) and is_word(found[at]) and _leads(found[at].text.lower()):
+        at += 1
+    verb = at > 0 and found[at - 1].text.lower() in _VERBS
+    if at < len(found) and (found[at].is_mark(":") or (found[at].is_mark(",") and found[at - 1].text.lower() in _SO)):
+        verb, at = at > 0, at + 1
+    rest = found[at:]
+    return rest if rest and at and (verb or not is_word(rest[0])) and not rest[0].is_mark("=") else found
+
+
+def _leads(word: str) -> bool:
+    return word in _FILLERS or word in _VERBS or word in _LABELS or singular(word) in COUNTED
 
 
 _LABELS = frozenset(
     str.split(
-        "a an the of in for final total answer result value number sum product difference area perimeter volume "
-        "length width height distance time speed rate cost price profit age mass weight angle radius diameter "
+        "in for final correct total answer result value values number numbers sum product difference area perimeter "
+        "volume length width height distance time speed rate cost price profit age mass weight angle radius diameter "
         "probability ratio average mean median mode maximum minimum count amount solution solutions root roots "
-        "remainder quotient year and"
+        "remainder quotient year and digits option choice set domain range interval limit point function expression "
+        "equation day month date name"
+    )
+)
+_ENGLISH = frozenset(
+    str.split(
+        "if is of or and not the when then else for all any with than more less per mod maybe about some none only "
+        "what where while such that this but nor each both either over under least most from into its was were has"
     )
 )
 _DENIALS = frozenset(
@@ -176,6 +112,12 @@ _DENIALS = frozenset(
         "between below above over under"
     )
 )
+
+
+def is_english(letters: str) -> bool:
+    """Whether letters side by side, outside any text, are a word and no product."""
+    word = letters.lower()
+    return len(word) > 4 or word in _ENGLISH or word in MULTIPLIERS or word in NUMBERS or word in CHANGES
 
 
 def denies(words: Sequence[str]) -> bool:
@@ -224,7 +166,15 @@ def same_words(left: Sequence[str], right: Sequence[str]) -> bool:
     lower = [_SAME.get(words, words) for words in lower]
     if lower[0] != lower[1]:
         return False
-    return not any(a != b and _is_formula(a) and _is_formula(b) for a, b in zip(left, right, strict=False))
+    return not any(
+        a != b and ((_is_formula(a) and _is_formula(b)) or _has_inner_capitals(a) or _has_inner_capitals(b))
+        for a, b in zip(left, right, strict=False)
+    )
+
+
+def _has_inner_capitals(word: str) -> bool:
+    """NaCl, pH: then case counts. YES has capitals only."""
+    return not word.isupper() and word[1:] != word[1:].lower()
 
 
 def _plain(words: Sequence[str]) -> list[str]:

@@ -143,6 +143,9 @@ def _unit(found: list[Token]) -> units.Unit | None:
         if units.powers(word):
             square = units.powers(word)
             continue
+        if word in ("squared", "cubed") and factors:
+            factors[-1] = (factors[-1][0], factors[-1][1] * (2 if word == "squared" else 3))
+            continue
         if not units.is_unit(word):
             return None
         power, at = _power(found, at)
@@ -200,6 +203,8 @@ def _added(found: list[Token]) -> Value | None:
 
 def based(found: list[Token]) -> Value | None:
     """A numeral with its base: digits, in brackets or not, and an index that is a number or a number's name."""
+    if len(found) > 6 and found[-2].is_mark(")") and found[-4].is_mark("("):  # 101_{(2)}
+        found = [*found[:-4], found[-3], found[-1]]
     if len(found) < 5 or not (found[-1].is_mark("}") and found[-4].is_mark("_") and found[-3].is_mark("{")):
         return None
     name = found[-2].text

@@ -84,7 +84,7 @@ def _plus_minus(found: list[Token]) -> Value | None:
     if not signs:
         return None
     parts, _ = split(found, is_separator)
-    if len(parts) > 1:
+    if len(parts) > 1 or found[0].is_mark("{."):  # each member for itself
         return None
     if len(signs) > 2 or (len(signs) == 2 and signs[0] == signs[1]):
         raise Unreadable("signs that may or may not agree")
@@ -115,7 +115,7 @@ def _relation(found: list[Token]) -> Value | None:
     parts, marks = split(found, _is_relation)
     if not marks:
         return None
-    if len(marks) == 1 and marks[0].is_command("mapsto"):
+    if len(marks) == 1 and (marks[0].is_command("mapsto") or (marks[0].text == "rightarrow" and _is_map(parts[0]))):
         return _map(*parts)
     if len(parts) > 12 or not all(parts):
         raise Unreadable("a relation without sides")
@@ -124,13 +124,16 @@ def _relation(found: list[Token]) -> Value | None:
     )
 
 
+def _is_map(found: list[Token]) -> bool:
+    """Whether it is f: x."""
+    return len(found) == 3 and found[1].is_mark(":")
+
+
 def _map(name: list[Token], body: list[Token]) -> Value:
     r"""f: x \mapsto x + 1, which is f(x) = x + 1."""
-    if len(name) >= 3 and name[-2].is_mark(":"):
-        named = [name[0], Token("mark", "("), name[-1], Token("mark", ")")]
-        if len(name) == 3 and name[0].kind == name[-1].kind == "letter":
-            sides = (Formula(expression(named)), read(body))
-            return Relation(sides, ("=",), (canonical(named), canonical(body)))
+    if _is_map(name) and name[0].kind == name[2].kind == "letter":
+        named = [name[0], Token("mark", "("), name[2], Token("mark", ")")]
+        return Relation((Formula(expression(named)), read(body)), ("=",), (canonical(named), canonical(body)))
     return Relation((_side(name), read(body)), ("mapsto",), (canonical(name), canonical(body)))
 
 
@@ -158,7 +161,7 @@ def _modulus(found: list[Token]) -> Value | None:
     parts, marks = split(rest, lambda t: t.is_command("equiv") or t.is_mark("="))
     if len(parts) > 2:
         raise Unreadable("a chain of congruences")
-    left = read(parts[0]) if marks else None
+    left = read(parts[0]) if marks and parts[0] else None
     return Congruence(expression(trimmed(parts[-1])), expression(trimmed(modulus)), left)
 
 

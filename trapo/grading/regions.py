@@ -107,7 +107,9 @@ def _of_list(found: list[Region | None], joint: str) -> Region | None:
     common = list(found[0].pieces)
     for other in found[1:]:
         common = [c for a in common for b in other.pieces if (c := _common(a, b)) is not None]
-    return _of(common, letter) if common else union
+    if common or joint == "and":
+        return _of(common, letter)
+    return union
 
 
 def _common(left: Piece, right: Piece) -> Piece | None:

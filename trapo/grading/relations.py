@@ -26,12 +26,16 @@ def value_of(relation: Relation, same: Same) -> Value | None:
     """
     if relation.ops == ("in",):
         return relation.sides[1] if is_name(relation.sides[0]) else None
+    if relation.ops[-1] == "approx" and _is_rounded(*relation.sides[-2:]):
+        if len(relation.ops) == 1:
+            return relation.sides[0]
+        relation = Relation(relation.sides[:-1], relation.ops[:-1], relation.texts[:-1])
     if set(relation.ops) != {"="}:
         return None
     first, last = relation.sides[0], relation.sides[-1]
-    if any(not same(middle, last) for middle in relation.sides[1:-1]):
+    if any(not same(middle, last) and not _is_letter(middle) for middle in relation.sides[1:-1]):
         return None
-    if len(relation.sides) == 2 and _is_number(first) and isinstance(last, Formula) and isinstance(last.value, Symbol):
+    if len(relation.sides) == 2 and _is_number(first) and _is_letter(last):
         return first
     if _is_number(first) and relation.texts[0] == relation.texts[-1]:
         return None  # 0 = 0
@@ -45,6 +49,20 @@ def value_of(relation: Relation, same: Same) -> Value | None:
 
 def _is_number(value: Value) -> bool:
     return isinstance(value, Formula) and not isinstance(value.value, sympy.MatrixBase) and value.value.is_number
+
+
+def _is_letter(value: Value) -> bool:
+    return isinstance(value, Formula) and isinstance(value.value, Symbol)
+
+
+def _is_rounded(exact: Value, decimal: Value) -> bool:
+    """Whether the decimal is the exact number, rounded or cut at its last place, two significant digits at least."""
+    if not (_is_number(exact) and isinstance(decimal, Formula) and decimal.value.is_Rational):
+        return False
+    places = next((k for k in range(30) if (decimal.value * 10**k).is_Integer), None)
+    if places is None or abs(decimal.value * 10**places) < 10 or not exact.value.is_extended_real:
+        return False
+    return bool(abs(exact.value - decimal.value).evalf(30) < sympy.Rational(1, 10**places))
 
 
 def is_name(value: Value) -> bool:
@@ -79,7 +97,8 @@ def values_of(found: List, same: Same) -> list[Value] | None:
     if not any(isinstance(m, Relation) for m in found.members):
         return list(found.members)
     if all(named):
-        if len({m.texts[0] for m in found.members}) > 1:
+        names = {m.texts[0] for m in found.members}
+        if len(names) > 1 and not (len(names) == len(named) and _are_numbered(names)):
             return None
         values = [value_of(m, same) for m in found.members]
         return None if None in values else values
@@ -87,6 +106,12 @@ def values_of(found: List, same: Same) -> list[Value] | None:
         first = value_of(found.members[0], same)
         return None if first is None else [first, *found.members[1:]]
     return None
+
+
+def _are_numbered(names: set[str]) -> bool:
+    """Whether the names are one letter with several numbers: x_1, x_2."""
+    parts = [name.split() for name in names]
+    return all(len(p) == 5 and p[1] == "_" and p[3].isdigit() and p[0] == parts[0][0] for p in parts)
 
 
 def same_relation(left: Relation, right: Relation, same: Same) -> bool:

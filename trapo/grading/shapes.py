@@ -38,7 +38,8 @@ def listed(found: list[Token], read: Reader) -> Value | None:
     parts, marks = split(found, is_separator)
     if len(parts) == 1:
         return None
-    joint = "or" if any(m.text.lower() == "or" for m in marks) else "and"
+    words = {m.text.lower() for m in marks}
+    joint = "or" if "or" in words else "and" if "and" in words else ","
     given = [part for i, part in enumerate(parts) if part or i not in (0, len(parts) - 1)]
     # "1, 4, and 9": nothing stands between the comma and the word.
     given = [part for i, part in enumerate(given) if part or not (i and is_separator(marks[i]))]
@@ -62,7 +63,7 @@ def _flat(found: Iterable[Value]) -> Iterator[Value]:
         yield from value.members if isinstance(value, List) and not value.ordered else (value,)
 
 
-def members(parts: list[list[Token]], read: Reader, joint: str = "and") -> List:
+def members(parts: list[list[Token]], read: Reader, joint: str = ",") -> List:
     """A list of what the parts are; an ellipsis among whole numbers is filled in."""
     dots = [i for i, part in enumerate(parts) if len(part) == 1 and part[0].is_mark("...")]
     if not dots:
@@ -152,7 +153,9 @@ def _set(inner: list[Token], read: Reader) -> Value:
     parts, marks = split(inner, lambda t: t.is_mark("|", ":"))
     if len(marks) == 1 and len(parts[0]) == 1 and parts[0][0].kind == "letter":
         return Builder(parts[0][0].text, read(parts[1]))
-    if marks and len(parts[0]) > 1:  # x in R | ...
+    if len(marks) == 1 and len(parts[0]) == 3 and parts[0][1].is_command("in") and parts[0][2].text == "bb R":
+        return Builder(parts[0][0].text, read(parts[1]))
+    if marks and len(parts[0]) > 1:  # x in Z | ...
         raise Unreadable("a set with a domain")
     parts, _ = split(inner, lambda t: t.is_mark(",", ";"))
     if not all(parts):

@@ -50,7 +50,7 @@ def split(found: Sequence[Token], at: Callable[[Token], bool]) -> tuple[list[lis
 def trimmed(found: list[Token]) -> list[Token]:
     """The tokens without braces around all of them, and without a full stop or comma behind."""
     while found:
-        if found[-1].is_mark(".", ",", ";"):
+        if found[-1].is_mark(".", ",", ";") and not (len(found) > 1 and found[-2].is_mark(".")):
             found = found[:-1]
         elif found[0].is_mark("{") and closes(found, 0) == len(found) - 1:
             found = found[1:-1]

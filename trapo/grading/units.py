@@ -59,7 +59,7 @@ _BARE = frozenset(  # units that need no \text: letters side by side that nobody
     )
 )
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
-_COUNTED = frozenset(
+COUNTED = frozenset(
     str.split(
         "apple orange banana pear peach cherry grape lemon fruit melon berry strawberry egg cookie cake cupcake "
         "pie pizza slice candy chocolate sandwich burger donut muffin loaf bread piece student child kid boy girl "
@@ -137,7 +137,7 @@ def counted(words: list[str]) -> Unit | None:
     if not words or any(word not in _ADJECTIVES for word in words[:-1]):
         return None
     noun = singular(words[-1])
-    if noun in _COUNTED:
+    if noun in COUNTED:
         return Unit((("counted", 1),), Fraction(1), noun, " ".join(words[:-1]))
     return None
 

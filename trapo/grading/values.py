@@ -84,11 +84,11 @@ class List:
     """Several answers. Their order counts only where an ellipsis stands among them.
 
     Attributes:
-        joint: "and" where all hold, "or" where any does.
+        joint: "and" where all hold, "or" where any does, "," where it is not said.
     """
 
     members: tuple["Value", ...]
-    joint: str = "and"
+    joint: str = ","
     ordered: bool = False
     endless: bool = False
 
