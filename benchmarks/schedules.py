@@ -76,6 +76,8 @@ class Clock:
 class AtOnce:
     """A judge without delay: right with the prompt's probability, more often behind a prefix."""
 
+    early = True
+
     def __init__(self):
         self.rows = []
 

@@ -59,6 +59,8 @@ def reward_of(row):
 class SlowJudge:
     """Each row is judged after a random number of `collect` calls; with `wait`, the first of them at once."""
 
+    early = True
+
     def __init__(self, rng, delay):
         self.rng, self.delay, self.rows, self.judged = rng, delay, [], []
 

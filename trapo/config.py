@@ -185,12 +185,6 @@ class TRAPOConfig(GRPOConfig):
     sft_loss_type: str = field(
         default="nll", metadata={"help": "TRL's loss of the SFT stage: 'nll', or 'dft' (weighted by p)."}
     )
-    # LoRA
-    lora_r: int = field(default=0, metadata={"help": "Rank of LoRA's adapters; 0 trains all weights."})
-    lora_alpha: float = field(default=32.0, metadata={"help": "LoRA's scale: adapters count lora_alpha / lora_r."})
-    lora_target_modules: list[str] = field(
-        default_factory=lambda: ["all-linear"], metadata={"help": "Modules with adapters; 'all-linear' is all of them."}
-    )
     # Rollouts
     engine: str = field(
         default="auto",
@@ -306,7 +300,6 @@ class TRAPOConfig(GRPOConfig):
             raise ValueError(
                 f"sft_batch_size is {self.sft_batch_size}: it must be a multiple of the {self.world_size} processes"
             )
-        self._check_saves()
         check_deepspeed(self.deepspeed_plugin.deepspeed_config if self.deepspeed_plugin else {})
 
     def micro_groups(self) -> MicroGroups:
@@ -403,10 +396,6 @@ class TRAPOConfig(GRPOConfig):
 
     def _check_method(self) -> None:
         expert.weight_parameters(self.expert_weight)
-        if self.lora_r < 0:
-            raise ValueError(f"lora_r is {self.lora_r}: give the adapters' rank, or 0 to train all weights")
-        if self.lora_r and not find_spec("peft"):
-            raise ValueError("lora_r needs PEFT: pip install 'trapo[lora]', or train all weights with --lora_r 0")
         if tuple(self.stages) not in (("rl",), ("sft",), STAGES):
             raise ValueError(f"stages are {', '.join(self.stages) or 'none'}: choose rl, sft, or sft rl")
         if "sft" in self.stages and (self.sft_batch_size < 1 or (self.sft_max_steps < 1 and self.sft_epochs <= 0)):
@@ -455,7 +444,7 @@ class TRAPOConfig(GRPOConfig):
             raise ValueError(
                 f"loss_type {self.loss_type!r} is unknown; choose one of {', '.join(SPLIT_INVARIANT_LOSSES)}"
             )
-        if self.max_completion_length is None or self.max_completion_length < 1:
+        if self.max_completion_length is not None and self.max_completion_length < 1:
             raise ValueError(
                 f"max_completion_length is {self.max_completion_length}: set the most tokens that expert prefix and "
                 "continuation may have together"
@@ -521,26 +510,36 @@ class TRAPOConfig(GRPOConfig):
                 "gradient_accumulation_steps that makes it one"
             )
 
-    def _check_saves(self) -> None:
-        if self.save_strategy == "steps":
-            if self.save_steps < 1:
-                raise ValueError(
-                    f"save_steps={self.save_steps} is a share of the training: give it as a number of steps"
-                )
-            every = self.steps_per_generation * self.num_iterations
-            if self.save_steps * self.gradient_accumulation_steps % every:
-                raise ValueError(
-                    f"save_steps={self.save_steps} would save in the middle of a buffer of samples, and a resumed run "
-                    f"would differ: save_steps x gradient_accumulation_steps ({self.gradient_accumulation_steps}) must "
-                    f"be a multiple of steps_per_generation x num_iterations ({every})"
-                )
-
 
 def attention_kinds(architecture: Any) -> set[str]:
     """The kinds of attention of a model's layers, by its transformers configuration, as transformers names them."""
     text = architecture.get_text_config()
     default = "sliding_attention" if getattr(text, "sliding_window", None) else "full_attention"
     return set(getattr(text, "layer_types", None) or [default])
+
+
+@dataclass
+class RunConfig(TRAPOConfig):
+    """What the command line trains with: `TRAPOConfig`, and the fields of TRL's `ModelConfig` that it takes.
+
+    They are not in `TRAPOConfig`, so that a script may parse it beside `ModelConfig`; in Python LoRA is `peft_config`.
+    """
+
+    # LoRA
+    lora_r: int = field(default=0, metadata={"help": "Rank of LoRA's adapters; 0 trains all weights."})
+    lora_alpha: float = field(default=32.0, metadata={"help": "LoRA's scale: adapters count lora_alpha / lora_r."})
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: ["all-linear"], metadata={"help": "Modules with adapters; 'all-linear' is all of them."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.lora_r < 0:
+            raise ValueError(f"lora_r is {self.lora_r}: give the adapters' rank, or 0 to train all weights")
+        if self.lora_r and not find_spec("peft"):
+            raise ValueError("lora_r needs PEFT: pip install 'trapo[lora]', or train all weights with --lora_r 0")
+        if self.max_completion_length is None:
+            raise ValueError("max_completion_length is None: give the most tokens of expert prefix and continuation")
 
 
 def check_deepspeed(config: dict[str, Any]) -> None:

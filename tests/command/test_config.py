@@ -154,8 +154,6 @@ def test_each_bad_dataset_has_its_message(change, fields, message, make_model, t
     assert not (tmp_path / "run").exists()  # nothing is half written
 
 
-def test_reward_models_and_foreign_configs_are_refused(make_model, tokenizer, rows):
-    with pytest.raises(ValueError, match="wrap the reward model in a Python callable"):
-        TRAPOTrainer(make_model(), "org/reward-model", config(), dataset(rows), processing_class=tokenizer)
+def test_foreign_configs_are_refused(make_model, tokenizer, rows):
     with pytest.raises(ValueError, match="args is a dict: pass a trapo"):
         TRAPOTrainer(make_model(), args={"alpha": 0.1}, train_dataset=dataset(rows), processing_class=tokenizer)

@@ -56,7 +56,17 @@ def trainer(path, tokenizer, reward):
 def test_early_decision_is_off_for_rewards_of_ones_own_and_that_is_said(tmp_path, tokenizer, caplog):
     made = trainer(tmp_path, tokenizer, one_in_three)
     assert made._bounded is False
-    assert [r.getMessage() for r in caplog.records if "reward.bounded = True" in r.getMessage()]
+    (said,) = [r.getMessage() for r in caplog.records if "rewards of your own" in r.getMessage()]
+    assert "reward.per_sample = True" in said
+
+    def alone(completions, **kwargs):
+        return [0.5] * len(completions)
+
+    alone.per_sample = True
+    caplog.clear()
+    trainer(tmp_path, tokenizer, alone)
+    (said,) = [r.getMessage() for r in caplog.records if "rewards of your own" in r.getMessage()]
+    assert "reward.bounded = True" in said
 
 
 def test_a_reward_that_says_it_is_bounded_is_believed_and_held_to_it(tmp_path, tokenizer, caplog):

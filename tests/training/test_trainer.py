@@ -224,4 +224,4 @@ def test_chat_prompts_and_trl_style_rewards(tmp_path, make_model, rows):
     trainer(tmp_path, make_model(), tokenizer, chat, reward, max_steps=1).train()
     prompt, completion, answer = seen[0]
     assert prompt[0]["role"] == "user" and completion[0]["role"] == "assistant" and answer.isdigit()
-    assert {x["reward"] for x in rollouts(tmp_path)} == {0.0, 0.5}
+    assert {x["reward"] for x in rollouts(tmp_path)} == {None, 0.5}  # what nobody scored has no reward

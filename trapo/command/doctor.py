@@ -22,7 +22,7 @@ from packaging.version import Version
 from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from ..config import TRAPOConfig, check_deepspeed
+from ..config import RunConfig, check_deepspeed
 from ..data.tokens import CHAT_END, apply_template, prompt_text, shorten
 from ..grading.grader import Grader
 from ..models import load_model, load_tokenizer
@@ -58,7 +58,7 @@ class Finding:
 class Patient:
     """What is examined: the settings, and where the model is."""
 
-    config: TRAPOConfig
+    config: RunConfig
     model_path: str
 
     def tokenizer(self):
@@ -177,7 +177,7 @@ def memory(patient: Patient) -> Iterator[Finding]:
         yield Finding("ok", text)
 
 
-def _free(config: TRAPOConfig) -> int:
+def _free(config: RunConfig) -> int:
     """Bytes free where the training would run."""
     on_gpu = torch.cuda.is_available() and not config.use_cpu
     return torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
@@ -229,7 +229,7 @@ def tokenizer(patient: Patient) -> Iterator[Finding]:
         yield Finding("ok", f"EOS {found.eos_token!r}, {template}")
 
 
-def _template(config: TRAPOConfig, tokenizer) -> Iterator[Finding]:
+def _template(config: RunConfig, tokenizer) -> Iterator[Finding]:
     """Whether the template renders a chat message, and with tokens that the model has."""
     template, chat = config.template, [{"role": "user", "content": SAMPLE}]
     if template == "tokenizer" and not tokenizer.chat_template:
@@ -325,7 +325,7 @@ def gradient_difference(patient: Patient) -> float:
     rows = Dataset.from_list([{"prompt": "1 + 1 =", "answer": "2"}] * 2)
     gradients = []
     with tempfile.TemporaryDirectory() as folder:
-        config = TRAPOConfig(
+        config = RunConfig(
             output_dir=folder, guidance="none", num_generations=2, per_device_train_batch_size=2, use_cpu=True,
             max_completion_length=16, report_to="none", grader_workers=1, gradient_checkpointing=False, bf16=False,
         )  # fmt: skip

@@ -8,7 +8,7 @@ import datasets
 from accelerate import PartialState
 from datasets import Dataset
 
-from ..config import TRAPOConfig
+from ..config import RunConfig
 from ..data.read import read_rows
 from ..data.tokens import end_trace, expert_part, prompt_text, shorten
 from ..data.validate import Report, Screen
@@ -76,7 +76,7 @@ class Jobs:
         """Where transformers finds a model; `world` is the built-in base."""
         return str(self.world.BASE) if model == "world" else model
 
-    def config(self, recipe: str, model: str, data: str | None, file: Path | None, flags: list[str]) -> TRAPOConfig:
+    def config(self, recipe: str, model: str, data: str | None, file: Path | None, flags: list[str]) -> RunConfig:
         """The configuration of a training: the recipe's, the world's where it is about the world, a file's, the flags'.
 
         Raises:
@@ -85,7 +85,7 @@ class Jobs:
         about_world = model == "world" or self.is_world(data)
         return resolve_config(recipe, [self.world.settings(recipe)] if about_world else [], file, flags)
 
-    def config_of_flags(self, flags: list[str]) -> TRAPOConfig:
+    def config_of_flags(self, flags: list[str]) -> RunConfig:
         """The configuration that `trapo train FLAGS` trains with; ValueError as there. Rows need not be named."""
         named, rest = parse_names(flags)
         return self.config(named.recipe, named.model, named.data, named.config, ["--output_dir", "runs/none", *rest])
@@ -96,7 +96,7 @@ class Jobs:
         return Dataset.from_list(train), {name: Dataset.from_list(rows) for name, rows in held_out.items()}
 
     def make(
-        self, recipe: str, model: str, data: str, eval_data: str | None, config: TRAPOConfig, *, resume: bool = False
+        self, recipe: str, model: str, data: str, eval_data: str | None, config: RunConfig, *, resume: bool = False
     ) -> Job:
         """The job that these names mean.
 
@@ -122,7 +122,7 @@ def file_job(
     data: str,
     model_path: str,
     eval_data: str | None,
-    config: TRAPOConfig,
+    config: RunConfig,
     *,
     resume: bool = False,
     console: Console | None = None,
@@ -157,7 +157,7 @@ def file_job(
     return job
 
 
-def show_row(row: dict[str, Any], tokenizer, config: TRAPOConfig) -> str:
+def show_row(row: dict[str, Any], tokenizer, config: RunConfig) -> str:
     """A row as the model reads it, cut in the middle where it is long: the prompt and the first trace."""
     prompt = prompt_text(row["prompt"], tokenizer, config.template, **(config.chat_template_kwargs or {}))
     text = f"The first row's prompt (template {config.template}):\n{shorten(prompt)}\n"

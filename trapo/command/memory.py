@@ -8,7 +8,7 @@ estimate of the update against measured peaks, `tests/command/test_memory.py` th
 import os
 from dataclasses import dataclass, fields
 
-from ..config import TRAPOConfig
+from ..config import RunConfig
 from ..training.footprint import ADAM, DEFAULT_UPDATE_TOKENS, FLOAT32, Shape, part
 
 
@@ -59,14 +59,14 @@ class Memory:
         return {"GiB of tensors per GPU": gib(parts), "GiB at the peak": gib(self.peaks)}
 
 
-def shards(config: TRAPOConfig) -> int:
+def shards(config: RunConfig) -> int:
     """GPUs that weights, gradients and optimizer are split over: all where the launcher says FSDP or ZeRO-3, else 1."""
     sharded = bool(config.deepspeed_plugin and config.deepspeed_plugin.zero_stage == 3)
     sharded |= os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
     return config.world_size if sharded else 1
 
 
-def memory(shape: Shape, config: TRAPOConfig, prompt: int, *, shards: int = 1, engine: str = "torch") -> Memory:
+def memory(shape: Shape, config: RunConfig, prompt: int, *, shards: int = 1, engine: str = "torch") -> Memory:
     """Bytes per GPU.
 
     Args:
@@ -103,12 +103,12 @@ def memory(shape: Shape, config: TRAPOConfig, prompt: int, *, shards: int = 1, e
     )
 
 
-def budget(config: TRAPOConfig) -> int:
+def budget(config: RunConfig) -> int:
     """Most tokens of a forward of the update."""
     return config.update_tokens or DEFAULT_UPDATE_TOKENS
 
 
-def drawing(shape: Shape, config: TRAPOConfig, prompt: int) -> tuple[float, float]:
+def drawing(shape: Shape, config: RunConfig, prompt: int) -> tuple[float, float]:
     """Bytes of keys and values of all slots at their longest, and of a prefill or a step's logits, in a rollout.
 
     A prefill makes keys and values of its own, which are copied into the slots, and one layer's intermediates: the
@@ -160,7 +160,7 @@ class Work:
         return found
 
 
-def work(shape: Shape, config: TRAPOConfig, prompt: int) -> Work:
+def work(shape: Shape, config: RunConfig, prompt: int) -> Work:
     """What a step draws and trains if every response is as long as it may be: none guided, and all that can be.
 
     A forward pass costs 2 operations per weight and token, and 4 times queries x context for attention; a backward pass

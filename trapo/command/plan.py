@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ..config import TRAPOConfig
+from ..config import RunConfig
 from ..data.tokens import prompt_text
 from ..models import load_tokenizer
 from ..terminal import Console
@@ -15,7 +15,7 @@ from . import memory
 from .job import Job
 
 
-def plan(job: Job, config: TRAPOConfig) -> dict[str, Any]:
+def plan(job: Job, config: RunConfig) -> dict[str, Any]:
     """What a run will do, before it does it: rows, steps, bounds on tokens."""
     plan = {
         "recipe": job.recipe,
@@ -35,7 +35,7 @@ def plan(job: Job, config: TRAPOConfig) -> dict[str, Any]:
     return plan | (rl_plan(len(job.train), config) if "rl" in config.stages else {})
 
 
-def rl_plan(rows: int, config: TRAPOConfig) -> dict[str, Any]:
+def rl_plan(rows: int, config: RunConfig) -> dict[str, Any]:
     """What the RL stage will do with so many training rows."""
     groups = config.generation_batch_size // config.num_generations
     generations_per_epoch = rows // groups
@@ -55,7 +55,7 @@ def rl_plan(rows: int, config: TRAPOConfig) -> dict[str, Any]:
     }
 
 
-def total_steps(rows: int, config: TRAPOConfig) -> int | None:
+def total_steps(rows: int, config: RunConfig) -> int | None:
     """Steps of all stages on so many training rows; None where they depend on the rows' demonstrations."""
     if "sft" in config.stages:
         sft, rl = config.sft_max_steps, config.max_steps if "rl" in config.stages else 0
@@ -63,7 +63,7 @@ def total_steps(rows: int, config: TRAPOConfig) -> int | None:
     return rl_plan(rows, config)["steps"]
 
 
-def estimated(job: Job, config: TRAPOConfig, rates: tuple[float, float] = (0.0, 0.0)) -> dict[str, str]:
+def estimated(job: Job, config: RunConfig, rates: tuple[float, float] = (0.0, 0.0)) -> dict[str, str]:
     """Memory per GPU, and tokens and operations per step, for the plan (`trapo.command.memory`).
 
     Args:
@@ -87,7 +87,7 @@ def estimated(job: Job, config: TRAPOConfig, rates: tuple[float, float] = (0.0, 
     return found | (memory.work(shape, config, prompt).lines(*rates) if "rl" in config.stages else {})
 
 
-def print_plan(job: Job, config: TRAPOConfig, console: Console, rates: tuple[float, float] = (0.0, 0.0)) -> None:
+def print_plan(job: Job, config: RunConfig, console: Console, rates: tuple[float, float] = (0.0, 0.0)) -> None:
     """The plan and every field that differs from its default; `rates` as for `estimated`."""
     table = Table(title="Plan", show_header=False)
     table.add_column(max_width=24)  # leaves room for what it says

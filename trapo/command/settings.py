@@ -9,7 +9,7 @@ from typing import Any
 
 from trl import GRPOConfig, TrlParser
 
-from ..config import TRAPOConfig
+from ..config import RunConfig
 from ..recipe import load_recipe, load_yaml, read_text
 
 # Our own fields as `trapo train --fields` lists them; a field may be named by its beginning.
@@ -36,7 +36,7 @@ class _Parser(TrlParser):
         raise ValueError(message)
 
 
-def resolve_config(recipe: str, layers: Sequence[dict[str, Any]], config: Path | None, flags: list[str]) -> TRAPOConfig:
+def resolve_config(recipe: str, layers: Sequence[dict[str, Any]], config: Path | None, flags: list[str]) -> RunConfig:
     """One configuration from, weakest first: defaults, recipe, `layers`, a YAML file, flags.
 
     Raises:
@@ -49,11 +49,11 @@ def resolve_config(recipe: str, layers: Sequence[dict[str, Any]], config: Path |
         if not config.is_file():
             raise ValueError(f"config file {config} is not there")
         values |= load_yaml(read_text(config), f"config file {config}")
-    known = {f.name for f in fields(TRAPOConfig)}
+    known = {f.name for f in fields(RunConfig)}
     for name in values:
         if name not in known:
             raise ValueError(f"unknown field {name!r}{_suggestion(name, known)}")
-    parser = _Parser(TRAPOConfig, allow_abbrev=False)
+    parser = _Parser(RunConfig, allow_abbrev=False)
     parser.set_defaults_with_config(**values)
     try:
         *parsed, rest = parser.parse_args_and_config(flags, return_remaining_strings=True)
@@ -98,7 +98,7 @@ def describe_fields(word: str = "") -> str:
         word: only fields with it in their name or help.
     """
     found: dict[str, list[str]] = {group: [] for group in (*GROUPS, "TRL's GRPO", "transformers' training")}
-    for f in fields(TRAPOConfig):
+    for f in fields(RunConfig):
         text = " ".join(str(f.metadata.get("help", "")).replace("%%", "%").split())
         if word.lower() in f"{f.name} {text}".lower():
             default = f.default if f.default is not MISSING else f.default_factory()

@@ -14,7 +14,7 @@ from transformers import PrinterCallback, ProgressCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback
 from transformers.utils import logging as transformers_logging
 
-from ..config import TRAPOConfig
+from ..config import RunConfig
 from ..files import locked, write_whole
 from ..models import load_model
 from ..records import Marker, read_json
@@ -40,12 +40,12 @@ FREE_ON_RESUME = {
     "disable_tqdm",
 }
 
-DEFAULTS = {f.name: f.default_factory() if f.default is MISSING else f.default for f in fields(TRAPOConfig)}
+DEFAULTS = {f.name: f.default_factory() if f.default is MISSING else f.default for f in fields(RunConfig)}
 
 
 def train(
     job: Job,
-    config: TRAPOConfig,
+    config: RunConfig,
     *,
     resume: bool = False,
     overwrite: bool = False,
@@ -75,7 +75,7 @@ def train(
 def _train(
     folder: RunFolder,
     job: Job,
-    config: TRAPOConfig,
+    config: RunConfig,
     resume: bool,
     overwrite: bool,
     console: Console,
@@ -162,7 +162,7 @@ def _open_trackio(trainer: TRAPOTrainer | SFTStage) -> None:
             callback.setup(trainer.args, trainer.state, trainer.model)
 
 
-def _trainer(job: Job, config: TRAPOConfig, start: str | Path, checkpoint: Path | None = None) -> TRAPOTrainer:
+def _trainer(job: Job, config: RunConfig, start: str | Path, checkpoint: Path | None = None) -> TRAPOTrainer:
     """The RL stage's trainer, which also evaluates: with the weights of `start`, or of a checkpoint begun there."""
     whole = checkpoint is not None and not config.lora_r
     model, tokenizer = load_model(str(checkpoint if whole else start), config.trust_remote_code)
@@ -187,7 +187,7 @@ def _trainer(job: Job, config: TRAPOConfig, start: str | Path, checkpoint: Path 
     return trainer
 
 
-def _sft_stage(trainer: TRAPOTrainer, config: TRAPOConfig, folder: RunFolder, point: Path | None) -> SFTStage:
+def _sft_stage(trainer: TRAPOTrainer, config: RunConfig, folder: RunFolder, point: Path | None) -> SFTStage:
     """The SFT stage on the weights of `trainer`."""
     model, demonstrations = trainer.accelerator.unwrap_model(trainer.model), trainer.demonstrations()
     stage = SFTStage(model, config, demonstrations, trainer.processing_class, folder)
@@ -237,7 +237,7 @@ def check_target(folder: RunFolder, job: Job, overwrite: bool) -> None:
             )
 
 
-def _resume_point(folder: RunFolder, job: Job, config: TRAPOConfig) -> tuple[Path | None, str]:
+def _resume_point(folder: RunFolder, job: Job, config: RunConfig) -> tuple[Path | None, str]:
     """Where to go on, and why there: the newest whole checkpoint, or the end of the SFT stage; None for the start.
 
     Raises:
@@ -263,7 +263,7 @@ def _resume_point(folder: RunFolder, job: Job, config: TRAPOConfig) -> tuple[Pat
     return found
 
 
-def _newest(folder: RunFolder, config: TRAPOConfig) -> tuple[Path | None, str] | str:
+def _newest(folder: RunFolder, config: RunConfig) -> tuple[Path | None, str] | str:
     """The newest whole state of a run and why it is that one; or why the run cannot go on."""
     faults: list[Fault] = []
     lost = False

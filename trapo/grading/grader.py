@@ -81,6 +81,7 @@ class Grader:
     """
 
     __name__ = "accuracy"  # the reward function's name in TRL's metrics
+    per_sample = True  # a sample's reward depends on that sample alone
     bounded = True  # rewards lie in [0, 1], so guidance may be decided before all of them are known
 
     def __init__(

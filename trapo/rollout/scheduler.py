@@ -67,8 +67,11 @@ class Rollout:
         draws = [sample_seed(seed, step, group.prompt_id, -1, False) / 2**63 for group in groups]
         self._guidance = [guidance.at(progress, draw) for draw in draws]
         self.seed, self.step, self.max_tokens, self.bounded = seed, step, max_tokens, bounded
-        self.schedule, self.cost = schedule, Cost()
+        # Where rewards come together, nothing is gained by letting prompts advance on their own.
+        self.schedule, self.cost = schedule if judge.early else "barrier", Cost()
         self._rows: list[list[Row | None]] = [[None] * self.group_size for _ in groups]
+        # What each sample's reward was when it was first known: guidance is decided by these, whatever becomes of them.
+        self._known: list[list[float | None]] = [[None] * self.group_size for _ in groups]
         self._place = {id(group): g for g, group in enumerate(groups)}
         self._drawing: dict[int, Row] = {}  # by the engine's key
         self._grading = 0
@@ -82,7 +85,7 @@ class Rollout:
         """
         try:
             self._advance(range(len(self.groups)))
-            while not all(row is not None and row.reward is not None for rows in self._rows for row in rows):
+            while any(reward is None for rewards in self._known for reward in rewards):
                 if not self._drawing and not self._grading:
                     self._level += 1  # only a barrier can stand still: all that was allowed is graded
                     self._advance(range(len(self.groups)))
@@ -96,9 +99,9 @@ class Rollout:
                 self.engine.abort(key)
             self.judge.abort()
             raise
-        for group, guidance, rows in zip(self.groups, self._guidance, self._rows, strict=True):
+        for group, guidance, rows, known in zip(self.groups, self._guidance, self._rows, self._known, strict=True):
             # Which of several twins trains their prefix is settled only when every micro-group is decided.
-            final = guidance.plan([row.reward for row in rows], group.traces, self.bounded)
+            final = guidance.plan(known, group.traces, self.bounded)
             for row, plan in zip(rows, final, strict=True):
                 row.plan = plan
         return self._rows
@@ -107,8 +110,7 @@ class Rollout:
         """Begin every row of these groups that has become certain."""
         for g in places:
             rows = self._rows[g]
-            rewards = [None if row is None else row.reward for row in rows]
-            for index, plan in enumerate(self._guidance[g].plan(rewards, self.groups[g].traces, self.bounded)):
+            for index, plan in enumerate(self._guidance[g].plan(self._known[g], self.groups[g].traces, self.bounded)):
                 due = plan is not None and (self.schedule != "barrier" or plan.micro_group <= self._level)
                 if due and rows[index] is None:
                     rows[index] = self._settle(g, index, plan) or self._begin(g, index, plan)[0]
@@ -164,6 +166,8 @@ class Rollout:
         graded = self.judge.collect(wait=not self._drawing) if self._grading else []
         self.cost.grading_seconds += time.perf_counter() - started
         self._grading -= len(graded)
+        for row in graded:  # a row that nobody could score was not solved
+            self._known[self._place[id(row.group)]][row.index] = row.reward if row.reward == row.reward else 0.0
         self._advance(list(dict.fromkeys(self._place[id(row.group)] for row in graded)))
 
     # ---------------------------------------------------------------- speculation

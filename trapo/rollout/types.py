@@ -22,7 +22,8 @@ class Row:
     """One sample of a group. `prefix_ids` are the expert's tokens, `own_ids` the policy's, with log-probabilities.
 
     `finish` is "stop" (EOS), "length", or "demonstration" (the policy wrote nothing). `reward` is None until it is
-    graded; `rewards` has one value per reward function, `reward` is their weighted sum. `wall` is `Verdict.wall`.
+    graded; `rewards` has one value per reward function, NaN where it gave none; `reward` is their weighted
+    sum. `wall` is `Verdict.wall`, `extra` what reward functions log of the row.
     """
 
     group: Group
@@ -37,6 +38,7 @@ class Row:
     rewards: list[float] = field(default_factory=list)
     status: str = ""
     wall: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def completion_ids(self) -> tuple[int, ...]:
@@ -45,7 +47,13 @@ class Row:
 
 
 class Judge(Protocol):
-    """What rollouts need of grading."""
+    """What rollouts need of grading.
+
+    Attributes:
+        early: whether rows are judged one by one, so that guidance may be decided while others are being drawn.
+    """
+
+    early: bool
 
     def submit(self, row: Row) -> None:
         """Hand in a finished row."""

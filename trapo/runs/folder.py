@@ -43,7 +43,7 @@ _FILES = ("run.json", *LOGS, DROPPED, "crash.txt")
 _MODELS = ("sft", ".sft", "final", ".final")
 _TEMPORARY = re.compile(rf"\.({'|'.join(map(re.escape, _FILES))})\.\d+")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_TRACKERS = ("tensorboard", "server-weights")  # begun again or not, they are only added to
+_TRACKERS = ("tensorboard", "server-weights", "completions")  # begun again or not, they are only added to
 
 
 class RunFolder:

@@ -46,7 +46,8 @@ class Means:
         """Rewards, lengths, truncation and, where the grader judged, its statuses."""
         for row in rows:
             kind = "/guided" if row.plan.length else "/plain"
-            self.add("reward" + (kind if training else ""), row.reward)
+            if row.reward == row.reward:  # a row that no reward function could score is left out, as in TRL
+                self.add("reward" + (kind if training else ""), row.reward)
             if row.finish != "demonstration":
                 self.add("truncated", float(row.finish == "length"))
                 self.add("length/own", len(row.own_ids))

@@ -203,7 +203,7 @@ class RunRecorder(StageRecorder):
             "prefix_tokens": len(row.prefix_ids),
             "own_tokens": len(row.own_ids),
             "expert_loss": row.plan.expert,
-            "reward": row.reward,
+            "reward": row.reward if row.reward == row.reward else None,
             "advantage": advantage,
             "status": row.status,
             "finish": row.finish,

@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import TRAPOConfig
+from ..config import RunConfig
 
 ADAPTER = "adapter"  # its folder beside the merged weights
 
 
-def peft_config(config: TRAPOConfig) -> Any:
+def peft_config(config: RunConfig) -> Any:
     """PEFT's configuration; None where all weights are trained."""
     if not config.lora_r:
         return None

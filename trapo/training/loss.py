@@ -48,7 +48,8 @@ class JointLoss:
             self._part["advantages"] = inputs["advantages"] * own / trained.clamp(min=1)
         # Means over rows are of the part's rows, but belong to the whole micro-batch.
         share = 1.0 if self.loss_type in ("cispo", "dapo", "vespo") else inputs["share"]
-        loss = self.args.rl_coef * share * super()._compute_loss(model, self._part)
+        policy = share * super()._compute_loss(model, self._part)
+        loss = self.args.rl_coef * policy
         (logp, entropy), self._forward, self._part = self._forward, None, None
         if inputs.get("old_per_token_logps") is None:  # the first pass: engine and training model are the same policy
             gap = (logp.detach() - inputs["sampling_per_token_logps"]).abs() * own_mask
@@ -66,7 +67,10 @@ class JointLoss:
             self._means[self._mode].add_expert(tokens, w, alpha)
             if "row" in inputs and self.model.training:  # there is none in a batch made by hand
                 self._note_prefixes([self._rows[i] for i in inputs["row"].tolist()], tokens, w)
-        if self.entropy_coef or self.use_adaptive_entropy:
+        if self.entropy_coef or self.use_adaptive_entropy:  # TRL shows the two metrics where there is such a bonus
+            self._means[self._mode].add("policy_loss", policy.item(), inputs["share"])
+            if not self.use_adaptive_entropy:
+                self._means[self._mode].add("entropy_coef", self.entropy_coef)
             experts = {"own": 0, "trained": expert_mask, "response": inputs["prefix_mask"]}
             mask = own_mask + experts[self.args.entropy_tokens]
             bonus = (entropy * mask).sum() / self._per_window(inputs["entropy_items"])

@@ -2,15 +2,20 @@
 
 import hashlib
 import json
+import logging
+from dataclasses import fields
 from math import gcd
 from typing import Any
 
 from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
+from trl import GRPOConfig
 
 from ..config import TRAPOConfig
 from ..data.tokens import prompt_ids
 from ..rollout.engines.torch import check_full_attention
+
+logger = logging.getLogger("trapo")
 
 LONGEST_PROMPTS = 16  # by characters: tokenizing all of a large dataset only to find its longest would take minutes
 
@@ -53,22 +58,54 @@ def with_ids(dataset):
     return dataset
 
 
+def columns_of(dataset) -> set[str]:
+    """The names of a dataset's columns; of a stream that does not know them, those of its first row."""
+    if dataset is None:
+        return set()
+    if getattr(dataset, "column_names", None):
+        return set(dataset.column_names)
+    return set(next(iter(dataset), {}))
+
+
+def refuse_rollouts(**given: Any) -> None:
+    """ValueError for TRL's ways of drawing samples that leave no place for an expert's prefix."""
+    for name, value in given.items():
+        if value:
+            raise ValueError(
+                f"{name} draws samples in TRL's own way, in which none can begin with an expert's prefix: leave it "
+                "out, or train with trl.GRPOTrainer"
+            )
+
+
+def our_config(args: GRPOConfig | None, train_dataset) -> TRAPOConfig:
+    """The configuration as ours: a plain GRPOConfig keeps all it says, and guides where there are expert traces.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if args is None or isinstance(args, TRAPOConfig):
+        return args or TRAPOConfig()
+    if not isinstance(args, GRPOConfig):
+        raise ValueError(f"args is a {type(args).__name__}: pass a trapo.TRAPOConfig or a trl.GRPOConfig")
+    guidance = "paper" if "expert" in columns_of(train_dataset) else "none"
+    values = {f.name: getattr(args, f.name) for f in fields(GRPOConfig) if f.init}
+    # TRL has worked out the one from the other, and takes only one of them.
+    values["generation_batch_size"] = None
+    logger.warning("args is a plain GRPOConfig: its values are taken over, with guidance %r", guidance)
+    return TRAPOConfig(guidance=guidance, **values)
+
+
 def check_inputs(args: TRAPOConfig, reward_funcs, train_dataset, processing_class) -> None:
     """Datasets and reward functions against the configuration.
 
     Raises:
         ValueError: naming the thing, the value and the remedy.
     """
-    if not isinstance(args, TRAPOConfig):
-        raise ValueError(f"args is a {type(args).__name__}: pass a trapo.TRAPOConfig")
     if isinstance(processing_class, ProcessorMixin):
         raise ValueError("vision-language models are not supported: pass a text tokenizer as processing_class")
-    for function in reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]:
-        if function is not None and (isinstance(function, str) or hasattr(function, "forward")):
-            raise ValueError(f"reward_funcs has {function!r}: wrap the reward model in a Python callable as in TRL")
     if train_dataset is None:
         raise ValueError("train_dataset is missing: pass a datasets.Dataset with the columns prompt, answer, expert")
-    columns = set(train_dataset.column_names or [])
+    columns = columns_of(train_dataset)
     needed = {"prompt"} | ({"answer"} if reward_funcs is None else set())
     if missing := sorted(needed - columns):
         raise ValueError(
@@ -120,9 +157,21 @@ def check_model(
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no EOS token, so no sample could end: set tokenizer.eos_token")
     context = getattr(architecture.get_text_config(), "max_position_embeddings", None)
+    if args.max_completion_length is None and (context is None or not isinstance(train_dataset, Dataset)):
+        raise ValueError(
+            "max_completion_length is None, but what is left of the model's context is not known: set the most tokens "
+            "that expert prefix and continuation may have together"
+        )
     if not isinstance(train_dataset, Dataset):
         return
     length = longest_prompt(args, tokenizer, train_dataset)  # also where there is no limit: the template may not end
+    if context is not None and length >= context:
+        raise ValueError(
+            f"the longest prompt has {length} tokens, which leaves nothing of the model's context of {context} for a "
+            "sample: drop the longest prompts, or take a model with a longer context"
+        )
+    if args.max_completion_length is None:
+        args.max_completion_length = context - length
     if context is not None and length + args.max_completion_length > context:
         raise ValueError(
             f"the longest prompt has {length} tokens and max_completion_length is {args.max_completion_length}, "

@@ -58,6 +58,7 @@ class SafeSteps:
     """
 
     recorder: Any
+    _saves_checkpoint = False
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """As in TRL; a NaN or infinite loss stops the run."""
@@ -93,7 +94,12 @@ class SafeSteps:
         """Add to a checkpoint what this trainer has of its own, before the manifest is written."""
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """None: TRL would write it over whatever README.md is there; `final/` has ours."""
+        """As in TRL, when it is asked for.
+
+        TRL also writes one with every checkpoint, over whatever README.md is in the output folder; `final/` has ours.
+        """
+        if not self._saves_checkpoint:
+            super().create_model_card(*args, **kwargs)
 
     def _save(self, output_dir=None, state_dict=None) -> None:
         with without_secrets(self):
@@ -105,13 +111,14 @@ class SafeSteps:
         # Deleting the older ones is for afterwards, when this one is whole.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         checkpoint = Path(self._get_output_dir(trial)) / f"checkpoint-{step}"
+        self._saves_checkpoint = True
         try:
             with written_whole(checkpoint, folder, stage):
                 super()._save_checkpoint(model, trial)
                 self.save_extra(checkpoint)
                 self.recorder.mark(checkpoint, step)
         finally:
-            self.args.save_total_limit = limit
+            self.args.save_total_limit, self._saves_checkpoint = limit, False
         if limit and self.accelerator.is_main_process:
             folder.rotate(stage, limit, self.state.best_model_checkpoint)
 

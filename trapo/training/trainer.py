@@ -41,7 +41,6 @@ from ..method.advantage import ADVANTAGES, Groups
 from ..method.guidance import Trace, no_guidance
 from ..rollout.engines.base import Sampling
 from ..rollout.engines.weights import Engines
-from ..rollout.rewards import FunctionJudge, GraderJudge, RewardFunctions
 from ..rollout.scheduler import Rollout
 from ..rollout.types import Group, Row
 from ..runs.checkpoints import fault
@@ -50,18 +49,20 @@ from ..runs.metrics import Means
 from ..runs.recorder import RunRecorder
 from ..runs.warnings import Watch
 from . import preflight
+from .boundaries import SaveAtBoundary
 from .failed_prompts import FailedPrompts
 from .footprint import DEFAULT_UPDATE_TOKENS, Shape, fitting_update_tokens
 from .loss import JointLoss
 from .micro_batches import MicroBatchLoss, fit_tiles, without_gradient
 from .order import EpochSampler, TellEpoch
+from .rewards import Rewards
 from .saving import SafeSteps
 from .sft import Demonstration
 
 logger = logging.getLogger("trapo")
 
 
-class TRAPOTrainer(SafeSteps, JointLoss, MicroBatchLoss, GRPOTrainer):
+class TRAPOTrainer(SafeSteps, Rewards, JointLoss, MicroBatchLoss, GRPOTrainer):
     """Trainer for TRAPO and every method made of guidance, an expert weight and a GRPO loss.
 
     Dataset columns: `prompt` (text or chat messages); `answer` (checked by math-verify, unless `reward_funcs` are
@@ -69,10 +70,12 @@ class TRAPOTrainer(SafeSteps, JointLoss, MicroBatchLoss, GRPOTrainer):
 
     Args:
         model: a transformers model, or a name or path that TRL loads.
-        reward_funcs: Python callables as in TRL; default: `trapo.Grader`, 1 for a correct boxed answer, else 0.
-        args: the configuration; `TRAPOConfig()` where None.
-        train_dataset, eval_dataset, processing_class, callbacks, optimizers, peft_config: as in TRL. A held-out set is
-            sampled without guidance.
+        reward_funcs: as in TRL: callables, also async ones, and reward models; default: `trapo.Grader`, 1 for a correct
+            boxed answer, else 0. One that sets `per_sample = True` is asked about samples as they end (see `Rewards`).
+        args: the configuration; `TRAPOConfig()` where None. A plain `GRPOConfig` is taken over.
+        train_dataset, eval_dataset, processing_class, reward_processing_classes, callbacks, optimizers,
+            quantization_config, peft_config: as in TRL. A held-out set is sampled without guidance.
+        tools, rollout_func, environment_factory: refused: samples would have no expert prefix.
 
     Raises:
         ValueError: before any work, for whatever would train something other than what it says.
@@ -93,11 +96,17 @@ class TRAPOTrainer(SafeSteps, JointLoss, MicroBatchLoss, GRPOTrainer):
         train_dataset=None,
         eval_dataset=None,
         processing_class: PreTrainedTokenizerBase | None = None,
+        reward_processing_classes=None,
         callbacks=None,
         optimizers=(None, None),
+        quantization_config=None,
         peft_config=None,
+        tools=None,
+        rollout_func=None,
+        environment_factory=None,
     ):
-        args = args or TRAPOConfig()
+        preflight.refuse_rollouts(tools=tools, rollout_func=rollout_func, environment_factory=environment_factory)
+        args = preflight.our_config(args, train_dataset)
         preflight.check_inputs(args, reward_funcs, train_dataset, processing_class)
         if eval_dataset is not None:
             preflight.split_evenly(args, eval_dataset)
@@ -115,6 +124,8 @@ class TRAPOTrainer(SafeSteps, JointLoss, MicroBatchLoss, GRPOTrainer):
         self._forward: tuple[Tensor, Tensor] | None = None
         self._mode = "train"
         self._tell_epoch = TellEpoch()
+        named = preflight.with_ids(train_dataset)
+        self._named_rows = named is not train_dataset  # a column `id` of ours, which is not for reward functions
         with warnings.catch_warnings():
             # TRL calls rollout_func experimental; trl is pinned to the minor version that this was tested with.
             warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
@@ -122,16 +133,19 @@ class TRAPOTrainer(SafeSteps, JointLoss, MicroBatchLoss, GRPOTrainer):
                 model=model,
                 reward_funcs=reward_funcs,
                 args=args,
-                train_dataset=preflight.with_ids(train_dataset),
+                train_dataset=named,
                 eval_dataset=eval_dataset,
                 processing_class=processing_class,
+                reward_processing_classes=reward_processing_classes,
                 callbacks=callbacks,
                 optimizers=optimizers,
+                quantization_config=quantization_config,
                 peft_config=peft_config,
                 rollout_func=self._rollout,
             )
         if not loaded:
             preflight.check_model(args, self.model.config, self._tokenizer, self.train_dataset)
+            self.max_completion_length = args.max_completion_length
         # TRL's entropy bonus is a mean per micro-batch, so it depends on the split; `_compute_loss` has another.
         self._entropy_bonus_enabled = False
         self.update_tokens = self._default_update_tokens() if args.update_tokens is None else args.update_tokens
@@ -166,22 +180,9 @@ class TRAPOTrainer(SafeSteps, JointLoss, MicroBatchLoss, GRPOTrainer):
         )
         self.add_callback(self.recorder)
         self.add_callback(self._tell_epoch)
+        self.add_callback(SaveAtBoundary())
         self.add_callback(Watch())
-        # Only of the grader it is known that rewards lie in [0, 1], without which nothing can be decided early.
-        self._bounded = [getattr(f, "bounded", False) for f in self.reward_funcs] == [True] and not args.reward_weights
-        self._rewards = RewardFunctions(
-            dict(zip(self.reward_func_names, self.reward_funcs, strict=True)),
-            self.reward_weights.tolist(),
-            decode=self._decode,
-            log_metric=self._log_metric,
-            state=lambda: self.state,
-            bounded=self._bounded,
-        )
-        if self.guidance.guides and not self._bounded:
-            logger.warning(
-                "rewards of your own may lie outside [0, 1], so no micro-group is decided before all earlier rewards "
-                "are known: if yours cannot, say so on the function: reward.bounded = True"
-            )
+        self.settle_rewards()
 
     def _default_update_tokens(self) -> int:
         """Most tokens of a forward of the update: on a GPU as many as should fit, the same on all ranks."""
@@ -277,7 +278,7 @@ class TRAPOTrainer(SafeSteps, JointLoss, MicroBatchLoss, GRPOTrainer):
                 groups,
                 self.guidance if training else no_guidance(size),
                 engine,
-                GraderJudge(self.grader, self._decode) if self.grader else FunctionJudge(self._rewards),
+                self.judge(groups),
                 seed=self.args.seed,
                 # Held-out samples keep their seeds over training, so that two evaluations differ by the policy only.
                 step=self.state.global_step if training else "eval",
@@ -347,19 +348,6 @@ class TRAPOTrainer(SafeSteps, JointLoss, MicroBatchLoss, GRPOTrainer):
         for name in ("tokens/expert", "tokens/update"):
             means.add_total(name, tokens / ranks)
             means.add(name, 0.0, -1 / ranks)  # on top of the rollout's, not a mean with it
-
-    # ---------------------------------------------------------------- rewards
-
-    def _decode(self, row: Row) -> str:
-        return self._tokenizer.decode(row.completion_ids, skip_special_tokens=True)
-
-    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> Tensor:
-        """What was found during the rollout, (rows of all ranks, reward functions)."""
-        rewards = torch.tensor([row.rewards for row in self._rows], dtype=torch.float32, device=self.accelerator.device)
-        if not self.args.demonstrations_in_baseline:
-            # TRL leaves NaN out of the group's mean and gives it no advantage: right for a row without own tokens.
-            rewards[[row.finish == "demonstration" for row in self._rows]] = torch.nan
-        return self.accelerator.gather(rewards)
 
     # ---------------------------------------------------------------- loss
 
@@ -475,6 +463,8 @@ class TRAPOTrainer(SafeSteps, JointLoss, MicroBatchLoss, GRPOTrainer):
             if faults:
                 logger.warning("going on from %s%s", last, said)
             resume_from_checkpoint = str(last)
+        elif resume_from_checkpoint is False:
+            resume_from_checkpoint = None
         elif resume_from_checkpoint and (broken := fault(Path(resume_from_checkpoint))):
             raise ValueError(f"cannot resume: {broken}; name another, or True for the newest that is whole")
         self.recorder.begin(resume_from_checkpoint)
