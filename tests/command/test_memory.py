@@ -12,8 +12,8 @@ import torch
 from places import ROOT
 from transformers import AutoModelForCausalLM
 
-from trapo import TRAPOConfig
 from trapo.command.memory import memory, work
+from trapo.config import RunConfig as TRAPOConfig
 from trapo.rollout.engines.base import Request, generate
 from trapo.rollout.engines.torch import TorchEngine
 from trapo.rollout.engines.torch_weights import RolloutWeights

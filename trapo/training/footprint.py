@@ -82,6 +82,11 @@ class Shape:
         return self.layers * rank * ((h + q) + 2 * (h + k) + (q + h) + 2 * (h + f) + (f + h))
 
 
+def adapter_rank(config: TRAPOConfig) -> int:
+    """Rank of LoRA's adapters; 0 where all weights are trained, or where a script of one's own has a `peft_config`."""
+    return getattr(config, "lora_r", 0)
+
+
 def part(shape: Shape, config: TRAPOConfig, tokens: int) -> tuple[float, float]:
     """Bytes that a forward and backward pass of so many tokens keeps, and those that it needs besides for a while."""
     bf16, lower = bool(config.bf16), 2 if config.bf16 else FLOAT32
@@ -89,7 +94,7 @@ def part(shape: Shape, config: TRAPOConfig, tokens: int) -> tuple[float, float]:
     tile, block = min(tokens, CPU_TILE if on_cpu else GPU_TILE), min(shape.vocabulary, LOGIT_BLOCK)
     head = tile * LOGIT_BLOCK * lower + (LOGIT_COPIES * tile * block * FLOAT32 if on_cpu else 0)
     head += block * shape.hidden * lower if bf16 else 0  # of the head's weight, cast
-    head += 0 if config.lora_r else shape.vocabulary * shape.hidden * FLOAT32  # its gradient
+    head += 0 if adapter_rank(config) else shape.vocabulary * shape.hidden * FLOAT32  # its gradient
     cast = shape.layers * shape.layer_parameters * 2 if bf16 else 0  # autocast's copies of the weights
     layer = tokens * shape.activations(bf16)
     if config.gradient_checkpointing:  # every layer's input, in float32, and what stands around the head
@@ -106,7 +111,8 @@ def fitting_update_tokens(shape: Shape, config: TRAPOConfig, free: int) -> int:
         shape, config: of the model and the run.
         free: what is free where weights are already, and gradients and optimizer are not yet.
     """
-    trained = shape.lora_parameters(config.lora_r) if config.lora_r else shape.parameters
+    rank = adapter_rank(config)
+    trained = shape.lora_parameters(rank) if rank else shape.parameters
     room = SPARE * (free - trained * (FLOAT32 + ADAM))
     tokens = DEFAULT_UPDATE_TOKENS
     while tokens > FEWEST_UPDATE_TOKENS and sum(part(shape, config, tokens)) > room:
