@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: train test test-gpu gpu-check test-real test-browser test-ray test-vllm test-study study figures check clean
+.PHONY: train test test-trl test-gpu gpu-check test-real test-browser test-ray test-vllm test-study study figures check clean
 
 train: $(STAMP)
 	$(BIN)/trapo train
@@ -35,6 +35,10 @@ test-ray: $(VENV)/.ray
 # An environment of its own: vLLM pins what it needs to other versions than ours.
 test-vllm: .venv-vllm/.installed
 	.venv-vllm/bin/python -m pytest -m vllm tests/vllm_tier
+
+# TRL's trainer and ours held to the same behaviours.
+test-trl: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m trl tests/trl_suite
 
 # Makes a base and trains a cell of the study again: the same bits as docs/results/runs.csv says.
 test-study: $(STAMP)

@@ -454,6 +454,10 @@ class TRAPOConfig(GRPOConfig):
         refused = {
             "use_vllm": "TRL's engine knows no seed per sample and no expert prefix: use --engine vllm",
             "use_transformers_continuous_batching": "it casts the live model to bf16 for good: leave it off",
+            "use_transformers_paged": "it casts the live model to bf16 for good: leave it off",
+            "cache_implementation": "the engines keep keys and values in their own way: leave it out",
+            "vllm_importance_sampling_correction": "it corrects for TRL's own vLLM only; sampling/logp_difference in "
+            "metrics.jsonl says how far engine and training model are apart: leave it off",
             "generation_kwargs": "it would change the sampling distribution behind the loss: use temperature, top_p",
             "use_liger_kernel": "TRL 1.16 deprecates it and computes log-probabilities in chunks already: leave it off",
         }

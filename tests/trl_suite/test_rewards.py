@@ -9,6 +9,8 @@ import torch
 from makers import PROMPTS, length, make, prompts  # noqa: F401
 from transformers import Qwen2Config, Qwen2ForSequenceClassification
 
+pytestmark = pytest.mark.trl
+
 
 class Recorder:
     """A reward function that keeps what it was called with."""

@@ -13,6 +13,8 @@ from trl import GRPOConfig, GRPOTrainer, ModelConfig, ScriptArguments, TrlParser
 
 from trapo import TRAPOConfig, TRAPOTrainer
 
+pytestmark = pytest.mark.trl
+
 
 def changed(trainer, before):
     return [name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])]
@@ -341,3 +343,15 @@ def test_a_dataset_smaller_than_a_batch_is_said(tmp_path):
             Dataset.from_dict({"prompt": ["a", "b"]}),
             processing_class=tiny.new_tokenizer(),
         )
+
+
+def test_the_page_is_what_trl_says_today():
+    import table
+
+    assert table.written(table.PAGE.read_text()) == table.PAGE.read_text()
+
+
+def test_no_effect_is_refused():
+    for name, value in {"cache_implementation": "static", "vllm_importance_sampling_correction": True}.items():
+        with pytest.raises(ValueError, match=f"{name}={value!r} is not supported"):
+            TRAPOConfig(output_dir="unused", use_cpu=True, **{name: value})

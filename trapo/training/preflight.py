@@ -91,6 +91,7 @@ def our_config(args: GRPOConfig | None, train_dataset) -> TRAPOConfig:
     values = {f.name: getattr(args, f.name) for f in fields(GRPOConfig) if f.init}
     # TRL has worked out the one from the other, and takes only one of them.
     values["generation_batch_size"] = None
+    values["vllm_importance_sampling_correction"] = False  # on by default, and of use beside TRL's own vLLM only
     logger.warning("args is a plain GRPOConfig: its values are taken over, with guidance %r", guidance)
     return TRAPOConfig(guidance=guidance, **values)
 
