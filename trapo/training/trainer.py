@@ -220,11 +220,12 @@ class TRAPOTrainer(SafeSteps, Rewards, JointLoss, MicroBatchLoss, GRPOTrainer):
             [len(row.completion_ids) for row in self._rows], device=prefix.device
         )
         output["row"] = torch.arange(len(self._rows), device=prefix.device)  # TRL shuffles rows
+        bonus = self.entropy_coef or self.use_adaptive_entropy
         output["idle"] = without_gradient(
             output["advantages"],
             output["completion_mask"] * output["tool_mask"],
-            prefix if self.entropy_coef and self.args.entropy_tokens == "response" else output["expert_mask"],
-            kl_or_entropy=bool(self.beta or self.entropy_coef or self.use_adaptive_entropy),
+            prefix if bonus and self.args.entropy_tokens == "response" else output["expert_mask"],
+            kl_or_entropy=bool(self.beta or bonus),
             router=self.aux_loss_enabled,
         )
         means = self._means[self._mode]
