@@ -1,17 +1,18 @@
 """What groups of runs reached: accuracies with intervals, what was forgotten, differences paired by seed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import ttest_1samp
 
 from trapo.runs.intervals import Interval, held_out, mean_interval
-from trapo_evals.stats import holm
 
+from .inference import Answer, answers, blocks_needed
 from .runs import Run
 from .seeds import Group, reference
+
+CURVE = 3  # held-out evaluations after the first that make a curve
 
 
 @dataclass(frozen=True)
@@ -73,33 +74,82 @@ def forgetting(group: Group) -> float | None:
 
 
 def paired(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Each group's main accuracy minus the reference's, paired by seed: mean, 95% interval and p by t, every pair.
+    """Each group's main accuracy minus the reference's, paired by seed, by the rule of `inference`; a row per group.
 
-    p is two-sided, `p (Holm)` adjusted for all groups; None for a single pair, and for pairs that are all equal, which
-    (accuracies come in steps of one problem) say nothing of how far others would be apart. `forgetting` is the same
-    difference of what was forgotten, `forgetting low` to `forgetting high`.
+    A row has the last evaluation's `difference` with `low`, `high`, `each` pair, `p` of the sign-flip test, `p
+    (Holm)` over all groups, what the rule `says`; `detectable` (80% power under the rule) and `within` (the
+    narrowest margin in which the two would be called equal); `curve`: the same of the mean along training, by
+    `along`; `needed`, how many seeds the rule asks for; `undelivered`, on how many seeds the two are the same run.
+    `forgetting` is the difference of what was forgotten. What a single pair cannot give is None or NaN, as are the
+    ends for pairs that are all equal (accuracies come in steps of one problem: equal ones say nothing of how far
+    others would be apart).
     """
     if len(groups) < 2:
         return []
-    first = reference(groups)
+    first, others = reference(groups), [group for group in groups if group is not reference(groups)]
+    measures = {"last": _last, "curve": along(groups)}
+    gaps = {name: [_differences(group, first, value) for group in others] for name, value in measures.items()}
+    told = {
+        name: {answer.a: answer for answer in answers([(str(i), "", each) for i, each in enumerate(found)])}
+        for name, found in gaps.items()
+    }
     rows = []
-    for group in groups:
-        if group is first:
-            continue
-        each = _differences(group, first, lambda run: next(iter(_ends(run).values()))[1]["reward"])
-        others = _differences(group, first, forgotten)
+    for i, group in enumerate(others):
         names = [name for run in group.runs if run.finished for name in _ends(run)]
+        forgot = _with_error(_differences(group, first, forgotten))
         rows.append(
-            {"label": group.label, "color": group.color, "set": names[0] if names else "", "pairs": len(each)}
-            | {"each": each}
-            | dict(zip(("difference", "low", "high"), _with_error(each), strict=True))
-            | dict(zip(("forgetting", "forgetting low", "forgetting high"), _with_error(others), strict=True))
-            | {"p": float(ttest_1samp(each, 0).pvalue) if len(each) > 1 and np.ptp(each) > 1e-9 else None}
+            {"label": group.label, "color": group.color, "set": names[0] if names else ""}
+            | _told(gaps["last"][i], told["last"].get(str(i)))
+            | {"curve": _told(gaps["curve"][i], told["curve"].get(str(i))), "undelivered": undelivered(group, first)}
+            | {"needed": blocks_needed(max(len(told["last"]), 1))}
+            | dict(zip(("forgetting", "forgetting low", "forgetting high"), forgot, strict=True))
         )
-    tested = [row for row in rows if row["p"] is not None]
-    for row, p in zip(tested, holm([row["p"] for row in tested]) if tested else (), strict=True):
-        row["p (Holm)"] = float(p)
     return rows
+
+
+def _told(each: Sequence[float], answer: Answer | None) -> dict[str, Any]:
+    """A reading of a difference; without an answer, of a single pair, only its mean."""
+    row = {"pairs": len(each), "each": each} | dict(zip(("difference", "low", "high"), _with_error(each), strict=True))
+    if answer is None:
+        return row | dict.fromkeys(("p", "p (Holm)", "says", "above", "detectable", "within", "coverage"))
+    return row | {
+        "p": answer.p, "p (Holm)": answer.holm, "says": answer.says, "above": answer.above,
+        "detectable": answer.detectable, "within": answer.within, "coverage": answer.coverage,
+    }  # fmt: skip
+
+
+def along(groups: Sequence[Group]) -> Callable[[Run], float | None]:
+    """What "along training" is for these groups: the mean of a run's held-out evaluations after the first.
+
+    Where some run has fewer than `CURVE` of them, it is that of the reward of plain samples over its RL steps.
+    """
+    runs = [run for group in groups for run in group.runs if run.finished]
+    if runs and all(len(_evaluations(run)) > CURVE for run in runs):
+        return lambda run: float(np.mean(_evaluations(run)[1:]))
+    return _plain
+
+
+def undelivered(group: Group, first: Group) -> int:
+    """On how many seeds nothing tells the two apart: the same evaluations and the same training curve."""
+    known = {run.seed: (_evaluations(run), _plain(run)) for run in first.runs if run.finished}
+    mine = [(run.seed, (_evaluations(run), _plain(run))) for run in group.runs if run.finished]
+    return sum(known.get(seed) == found and bool(found[0]) for seed, found in mine)
+
+
+def _evaluations(run: Run) -> list[float]:
+    """The rewards of a run's first held-out set, one per evaluation."""
+    records = run.folder.records("evals.jsonl")
+    return [record["reward"] for record in records if record["set"] == records[0]["set"]]
+
+
+def _plain(run: Run) -> float | None:
+    """The mean reward of plain samples over a run's RL steps; None where no step had any."""
+    found = [r["reward/plain"] for r in run.folder.records("metrics.jsonl") if r.get("reward/plain") is not None]
+    return float(np.mean(found)) if found else None
+
+
+def _last(run: Run) -> float:
+    return next(iter(_ends(run).values()))[1]["reward"]
 
 
 def main_set(table) -> str | None:

@@ -181,11 +181,9 @@ def test_intervals_by_hand(sweep):
     assert first["difference"] == pytest.approx(-0.25)
     assert first["high"] + 0.25 == pytest.approx(12.7062 * 0.05, abs=1e-3)  # t(.975, 1) sd / sqrt(2)
     assert second["each"] == pytest.approx([0.1, -0.1]) and second["pairs"] == 2
-    # t = -.25 / .05 with one degree of freedom: p = 2 (1/2 - atan(5) / pi); Holm doubles the smaller of two.
-    p = 1 - 2 * math.atan(5) / math.pi
-    assert (first["p"], first["p (Holm)"]) == (pytest.approx(p), pytest.approx(2 * p)) and second["p"] == pytest.approx(
-        1
-    )
+    # Two pairs on one side: p is 2 of 4 flips, doubled by Holm; the rule needs 7 seeds for two comparisons.
+    assert (first["p"], first["p (Holm)"], first["says"], first["needed"]) == (0.5, 1.0, "can't tell", 7)
+    assert first["detectable"] == math.inf and second["p"] == 1 and first["undelivered"] == 0
     assert first["forgetting"] == 0 and math.isnan(first["forgetting low"])  # equal pairs: no error to be had
     assert scores.forgetting(a) == pytest.approx(-0.1)  # facts .9, then .8
 

@@ -1,12 +1,14 @@
 """What groups of runs reached: the right base, the right alpha, questions as the unit, rewards that are no shares."""
 
 import json
+import math
 
 import pytest
 from test_analysis import evaluated, make_run, page_of, write
 
 from trapo.runs.intervals import wilson
 from trapo_analysis import figures, report, scores
+from trapo_analysis.inference import detectable
 from trapo_analysis.runs import base_evaluations, find, held_out
 from trapo_analysis.seeds import groups
 
@@ -91,3 +93,38 @@ def test_rewards_that_are_no_shares_have_a_report(tmp_path):
     with figures.style():
         fig, _ = figures.accuracy(groups(find([tmp_path / "s"])))
     assert fig.axes[0].get_xlabel() == "mean reward" and fig.axes[0].get_xlim()[0] < -1
+
+
+def sweep_of(tmp_path, gaps, evaluations=()):
+    """Runs of seven seeds at alpha .1, and at alpha 1 with their accuracy above by these gaps."""
+    for seed, gap in enumerate(gaps):
+        make_run(tmp_path / "s" / f"a{seed}", seed=seed, reward=0.5)
+        folder = make_run(tmp_path / "s" / f"b{seed}", seed=seed, reward=0.5 + gap, alpha=1.0)
+        for name, values in (("a", [0.2, 0.2, 0.5]), ("b", evaluations)) if evaluations else ():
+            lines = [{"stage": "rl", "step": k, "set": "test", "reward": value + gap * (name == "b" and k == 3)}
+                     for k, value in enumerate([0.1, *values])]  # fmt: skip
+            write(folder.with_name(f"{name}{seed}") / "evals.jsonl", lines)
+    return groups(find([tmp_path / "s"]))
+
+
+def test_a_users_sweep_is_held_to_the_rule_of_the_study(tmp_path):
+    """Seven seeds, all above: 2 of 128 flips; sd .02, so that the interval is free of 0."""
+    gaps = [0.10, 0.12, 0.08, 0.11, 0.09, 0.13, 0.07]
+    (row,) = scores.paired(sweep_of(tmp_path, gaps))
+    assert row["says"] == "above" and row["p"] == pytest.approx(2 / 128) and row["needed"] == 6
+    assert row["detectable"] == pytest.approx(detectable(7, 1) * 0.0216025, rel=1e-4)  # sd of the gaps
+    assert row["within"] == pytest.approx(0.1 + 1.943180 * 0.0216025 / math.sqrt(7), abs=1e-6)  # t(.95, 6)
+    # Along training: two evaluations are no curve, so the reward of plain samples, which is the same in all runs.
+    assert row["curve"]["difference"] == 0 and row["curve"]["says"] == "can't tell"
+
+
+def test_who_is_late_turns_with_the_horizon(tmp_path):
+    gaps = [0.10, 0.12, 0.08, 0.11, 0.09, 0.13, 0.07]
+    (row,) = scores.paired(sweep_of(tmp_path, gaps, evaluations=(0.0, 0.0, 0.5)))
+    assert row["says"] == "above" and row["curve"]["says"] == "below"
+    assert row["curve"]["each"][0] == pytest.approx((0.6 - 0.9) / 3)  # the evaluation before training is not counted
+
+
+def test_a_sweep_whose_field_changed_nothing_says_so(tmp_path):
+    (row,) = scores.paired(sweep_of(tmp_path, [0.0] * 5 + [0.1, 0.2]))
+    assert row["undelivered"] == 5
