@@ -1,6 +1,6 @@
 """Rollouts: what guidance costs over plain GRPO, and the embedded engine beside transformers' own generation.
 
-    python benchmarks/rollout.py [--model DIR] [--prompts 32] [--slots 64] [--engine torch|vllm] [--part a|b]
+    python benchmarks/rollout.py [--model DIR] [--prompts 32] [--slots 64] [--engine torch|vllm] [--part a|b|c]
 
 (a) Every schedule and plain GRPO on the same prompts of the built-in world, ratios to GRPO. Give a trained model
 (`trapo train` leaves one in RUN/final): the base nearly always guesses, in four tokens. With `--engine vllm` its heads
@@ -9,14 +9,21 @@ are widened, since vLLM's CPU kernels begin at 32 dimensions; it computes the sa
 (b) The embedded engine beside `model.generate`, at its best of several batch sizes (each padded to its own longest
 prompt and run to its own longest sample), and transformers' continuous batching: 128 samples whose lengths are given
 beforehand, log-normal or all alike; tokens per second count what was asked for.
+
+(c) The attention of one decode step where query heads share keys and values (12 and 2, of 128 dimensions): repeated
+for every query head as transformers does with a mask, torch's grouped heads, and the query heads folded into the
+query's length.
 """
 
 import math
 import random
+from functools import partial
 
 import torch
 from sidebyside import compare, parser, timed, write
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
+from transformers.integrations.sdpa_attention import repeat_kv
 
 from trapo.config import SCHEDULES
 from trapo.grading.grader import Grader
@@ -24,6 +31,7 @@ from trapo.method.guidance import Trace, no_guidance
 from trapo.method.presets import PRESETS
 from trapo.rollout.engines.base import Request, generate
 from trapo.rollout.engines.torch import TorchEngine
+from trapo.rollout.engines.torch_step import folded
 from trapo.rollout.rewards import GraderJudge
 from trapo.rollout.scheduler import Rollout
 from trapo.rollout.types import Group
@@ -138,6 +146,32 @@ def engines(options, model) -> list[dict]:
     return parts
 
 
+def attention(options) -> list[dict]:
+    """Part (c)."""
+    parts = []
+    for rows, columns in ((32, 128), (128, 336)):
+        generator = torch.Generator().manual_seed(0)
+        query = torch.randn(rows, 12, 1, 128, generator=generator)
+        key, value = (torch.randn(rows, 2, columns + 16, 128, generator=generator)[:, :, :columns] for _ in "kv")
+        mask = torch.zeros(rows, 1, 1, columns)
+
+        def repeated(query, key, value, attn_mask):
+            return scaled_dot_product_attention(query, repeat_kv(key, 6), repeat_kv(value, 6), attn_mask=attn_mask)
+
+        ways = {
+            "repeated": repeated,
+            "grouped": partial(scaled_dot_product_attention, enable_gqa=True),
+            "folded": folded,
+        }
+
+        def candidate(attend, tensors=(query, key, value), mask=mask):
+            return lambda repetition: timed(lambda: [attend(*tensors, attn_mask=mask) for _ in range(10)] and None)
+
+        title = f"(c) attention of 10 decode steps, {rows} rows x {columns} columns"
+        parts.append(compare(title, {name: candidate(way) for name, way in ways.items()}, options.repetitions))
+    return parts
+
+
 def main() -> None:
     """Measure, print, write."""
     arguments = parser(__doc__, "rollout", 5)
@@ -145,18 +179,20 @@ def main() -> None:
     arguments.add_argument("--prompts", type=int, default=32)
     arguments.add_argument("--slots", type=int, default=64)
     arguments.add_argument("--engine", choices=("torch", "vllm"), default="torch")
-    arguments.add_argument("--part", choices=("a", "b"))
+    arguments.add_argument("--part", choices=("a", "b", "c"))
     options = arguments.parse_args()
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
     parts = []
-    if options.part != "b":
+    if options.part in (None, "a"):
         with Grader() as grader:
             wide = widen_heads(model) if options.engine == "vllm" else model
             parts.append(schedules(options, wide, tokenizer, grader))
-    if options.part != "a" and options.engine == "torch":
+    if options.part in (None, "b") and options.engine == "torch":
         parts += engines(options, model)
+    if options.part in (None, "c"):
+        parts += attention(options)
     write(options.out, parts)
 
 

@@ -69,6 +69,9 @@ def test_memory_under_bf16_by_hand():
     assert found.transient == 2 * 100 * 32768 + 4 * 7 * 100 * 10 + 2 * 80 + 4 * 80 + 2 * 1152
     assert found.cache == exact.cache / 2 and found.cast == whole.cast == 2 * 1232
     assert memory(QWEN_7B, settings(bf16=True), 30).cast / 2**30 == pytest.approx(13.2, abs=0.1)
+    # with checkpointing the copies go before the head's backward pass begins, and count where they are more
+    kept, sharded = (memory(QWEN_7B, settings(bf16=True, gradient_checkpointing=True), 30, shards=n) for n in (1, 8))
+    assert kept.transient == 2 * 28 * QWEN_7B.layer_parameters + 2 * 100 * 32768 > 2 * sharded.transient
     served = memory(TINY, settings(bf16=True), 30, engine="vllm")
     assert served.cast == served.cache == served.step == 0
 
@@ -122,6 +125,8 @@ def test_shards_and_adapters():
     lora = memory(TINY, settings(lora_r=1), prompt=30)
     assert lora.weights == 4 * (1232 + 256) and lora.gradients == 4 * 256 and lora.optimizer == 8 * 256
     assert lora.transient == 4 * (100 * 32768 + 7 * 100 * 10)  # the head has no gradient
+    checkpointed = memory(QWEN_7B, settings(lora_r=1, bf16=True, gradient_checkpointing=True), prompt=30)
+    assert checkpointed.transient < 2 * QWEN_7B.layer_parameters * 28 / 10  # frozen weights are cast layer by layer
 
 
 def test_seven_billion_parameters_need_what_everybody_knows():

@@ -81,9 +81,9 @@ def memory(shape: Shape, config: RunConfig, prompt: int, *, shards: int = 1, eng
     row, embedded = prompt + config.max_completion_length, engine in ("torch", "transformers")
     activations = transient = sft = 0.0
     if "rl" in config.stages:  # a row that is longer than the budget runs alone
-        activations, transient = part(shape, config, max(row, budget(config)))
+        activations, transient = part(shape, config, max(row, budget(config)), sharded=shards > 1)
     if "sft" in config.stages:
-        sft = sum(part(shape, config, row * config.sft_micro_batch))
+        sft = sum(part(shape, config, row * config.sft_micro_batch, sharded=shards > 1))
     cache = step = cast = 0.0
     if embedded:
         cache, step = drawing(shape, config, prompt)

@@ -87,19 +87,23 @@ def adapter_rank(config: TRAPOConfig) -> int:
     return getattr(config, "lora_r", 0)
 
 
-def part(shape: Shape, config: TRAPOConfig, tokens: int) -> tuple[float, float]:
-    """Bytes that a forward and backward pass of so many tokens keeps, and those that it needs besides for a while."""
+def part(shape: Shape, config: TRAPOConfig, tokens: int, *, sharded: bool = False) -> tuple[float, float]:
+    """Bytes that a forward and backward pass of so many tokens keeps, and those that it needs besides for a while.
+
+    Autocast keeps its copies of trained weights until the forward pass is over, or where activations are kept as long
+    as these; it makes those of frozen weights (LoRA) anew for each layer, and a sharded model's layers come cast.
+    """
     bf16, lower = bool(config.bf16), 2 if config.bf16 else FLOAT32
     on_cpu = config.use_cpu
     tile, block = min(tokens, CPU_TILE if on_cpu else GPU_TILE), min(shape.vocabulary, LOGIT_BLOCK)
     head = tile * LOGIT_BLOCK * lower + (LOGIT_COPIES * tile * block * FLOAT32 if on_cpu else 0)
     head += block * shape.hidden * lower if bf16 else 0  # of the head's weight, cast
     head += 0 if adapter_rank(config) else shape.vocabulary * shape.hidden * FLOAT32  # its gradient
-    cast = shape.layers * shape.layer_parameters * 2 if bf16 else 0  # autocast's copies of the weights
+    cast = shape.layers * shape.layer_parameters * 2 if bf16 and not sharded else 0  # autocast's copies of the weights
     layer = tokens * shape.activations(bf16)
     if config.gradient_checkpointing:  # every layer's input, in float32, and what stands around the head
         kept = tokens * FLOAT32 * shape.hidden * (shape.layers + 4)
-        forward = cast + tile * LOGIT_BLOCK * lower  # autocast lets its copies go when the forward pass is over
+        forward = (0 if adapter_rank(config) else cast) + tile * LOGIT_BLOCK * lower
         return kept, max(head, layer, forward)
     return shape.layers * layer, head + cast
 

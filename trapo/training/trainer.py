@@ -40,7 +40,7 @@ from ..grading.grader import Grader
 from ..method.advantage import ADVANTAGES, Groups
 from ..method.guidance import Trace, no_guidance
 from ..rollout.engines.base import Sampling
-from ..rollout.engines.weights import Engines
+from ..rollout.engines.weights import HELD, Engines
 from ..rollout.scheduler import Rollout
 from ..rollout.types import Group, Row
 from ..runs.checkpoints import fault
@@ -192,7 +192,8 @@ class TRAPOTrainer(SafeSteps, Rewards, JointLoss, MicroBatchLoss, GRPOTrainer):
             shape = Shape.of(self.model.config)
         except ValueError:  # an architecture that the arithmetic does not know
             return DEFAULT_UPDATE_TOKENS
-        found = fitting_update_tokens(shape, self.args, torch.cuda.mem_get_info(self.accelerator.device)[0])
+        free, total = torch.cuda.mem_get_info(self.accelerator.device)
+        found = fitting_update_tokens(shape, self.args, free - int(HELD * total))  # what the engine may keep
         return min(gather_object([found]))
 
     # ---------------------------------------------------------------- rollout
