@@ -225,9 +225,9 @@ def _rollouts(together: Sequence[Group], most: int) -> dict[str, Any]:
     words: dict[str, dict[int, str]] = {}  # by the model whose tokenizer it is
     for i, run in enumerate(runs):
         shades = {
-            (line["rollout"], str(line["prompt_id"]), line["sample"]): line
+            (line["rollout"], str(line.get("prompt_id")), line["sample"]): line
             for line in _lines(run, "prefixes.jsonl")
-            if str(line["prompt_id"]) in chosen
+            if str(line.get("prompt_id")) in chosen
         }
         used: set[int] = set()
         trained: dict[tuple, dict[str, Any]] = {}  # a prefix that several samples continue is trained once

@@ -52,8 +52,10 @@ def load_yaml(text: str, source: str, children: tuple[str, ...] = ()) -> dict[st
     """A YAML mapping of fields, with `extends: RECIPE` resolved; ValueError if it is none, naming `source`."""
     try:
         fields = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ValueError(f"{source} is not YAML that can be read: brackets are nested too deep") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # a date of the 45th, a number of 5,000 digits
+        raise ValueError(f"{source} is not YAML: {' '.join(str(error).split())[:300]}") from None
     if not (isinstance(fields, dict) and all(isinstance(name, str) for name in fields)):
         raise ValueError(f"{source} is {str(fields)[:40]!r}: it must be a mapping of fields, name: value")
     parent = fields.pop("extends", None)

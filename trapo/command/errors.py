@@ -147,14 +147,24 @@ def _usage_errors() -> Iterator[None]:
         raise
 
 
+def is_ours(error: BaseException) -> bool:
+    """Whether it was raised in trapo's own code, not in a library's."""
+    return _modules(error)[-1][0].startswith("trapo")
+
+
+def _modules(error: BaseException) -> list[tuple[str, int]]:
+    """Module and line of every frame that an exception went through, the one that raised it last."""
+    return [(frame.f_globals.get("__name__", ""), line) for frame, line in traceback.walk_tb(error.__traceback__)]
+
+
 def _unexpected(error: Exception) -> int:
     """Say an error that is no input's fault; the exit code."""
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # Python's, torch's
         say("error: " + _OUT_OF_MEMORY.format(text=text[:200] or type(error).__name__), err=True)
         return 1
-    where = next((f for f in reversed(traceback.extract_tb(error.__traceback__)) if "trapo" in f.filename), None)
-    place = f", {Path(where.filename).name} line {where.lineno}" if where else ""
+    ours = [(name, line) for name, line in _modules(error) if name.startswith("trapo") and name != __name__]
+    place = f", {ours[-1][0]} line {ours[-1][1]}" if ours else ""
     try:
         kept = f"the full text is in {_keep(error)}"
     except OSError as full:

@@ -11,6 +11,8 @@ from trl import GRPOConfig, TrlParser
 
 from ..config import RunConfig
 from ..recipe import load_recipe, load_yaml, read_text
+from .errors import is_ours
+from .values import check_types
 
 # Our own fields as `trapo train --fields` lists them; a field may be named by its beginning.
 GROUPS = {
@@ -53,12 +55,20 @@ def resolve_config(recipe: str, layers: Sequence[dict[str, Any]], config: Path |
     for name in values:
         if name not in known:
             raise ValueError(f"unknown field {name!r}{_suggestion(name, known)}")
+    check_types(values, f"config file {config}" if config is not None else f"recipe {recipe}")
     parser = _Parser(RunConfig, allow_abbrev=False)
     parser.set_defaults_with_config(**values)
     try:
         *parsed, rest = parser.parse_args_and_config(flags, return_remaining_strings=True)
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from None
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # a library's check of its own fields may raise anything; ours raises ValueError
+        if is_ours(error):
+            raise
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(f"these fields make no configuration: {type(error).__name__}: {said}") from error
     if rest:
         name = rest[0].lstrip("-").replace("-", "_")
         raise ValueError(f"unknown option {rest[0]!r}{_suggestion(name, known)}")
