@@ -312,7 +312,7 @@ _fields: list[str] = []
 def field_names() -> list[str]:
     """The fields of the configuration that a dry run may be given: without those that write or wait somewhere."""
     if not _fields:
-        from trapo import TRAPOConfig
+        from trapo.config import RunConfig
 
         apart = {
             "output_dir",
@@ -323,7 +323,7 @@ def field_names() -> list[str]:
             "deepspeed",
             "parallelism_config",
         }
-        _fields.extend([*sorted(f.name for f in fields(TRAPOConfig) if f.init and f.name not in apart), "deepspeed"])
+        _fields.extend([*sorted(f.name for f in fields(RunConfig) if f.init and f.name not in apart), "deepspeed"])
     return _fields
 
 
