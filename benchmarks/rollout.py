@@ -25,7 +25,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
 from transformers.integrations.sdpa_attention import repeat_kv
 
-from trapo.config import SCHEDULES
+from trapo.choices import SCHEDULES
 from trapo.grading.grader import Grader
 from trapo.method.guidance import Trace, no_guidance
 from trapo.method.presets import PRESETS

@@ -20,7 +20,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from trapo.config import SCHEDULES
+from trapo.choices import SCHEDULES
 from trapo.method.guidance import Trace, no_guidance
 from trapo.method.presets import PRESETS
 from trapo.rollout.engines.base import Sample

@@ -49,7 +49,7 @@ class Settings:
 
     def check(self) -> None:
         """ValueError, naming the value and the remedy."""
-        from trapo.config import GRADERS, TEMPLATES
+        from trapo.choices import GRADERS, TEMPLATES
 
         for name, given, known in (
             ("template", self.template, TEMPLATES),
@@ -190,7 +190,7 @@ def regrade(folder: EvalFolder, console: Console, grader: str | None = None) -> 
     """
     record = folder.record()
     if grader is not None:
-        from trapo.config import GRADERS
+        from trapo.choices import GRADERS
 
         if grader not in GRADERS:
             raise ValueError(f"--grader {grader}: choose from {', '.join(GRADERS)}")

@@ -118,7 +118,7 @@ def resolve(engine: str, dtype: str, architecture: Any) -> tuple[str, str, str]:
 
     import torch
 
-    from trapo.config import attention_kinds
+    from trapo.config_checks import attention_kinds
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if engine == "auto":

@@ -17,7 +17,7 @@ from conftest import SETTINGS
 from datasets import Dataset
 
 from trapo import TRAPOConfig, TRAPOTrainer
-from trapo.config import SPLIT_INVARIANT_LOSSES
+from trapo.choices import SPLIT_INVARIANT_LOSSES
 
 # cispo clips the ratio from above at epsilon_high itself, so that 1, its value here, must lie below.
 EXTRA = {"cispo": {"epsilon_high": 5.0}, "luspo": {"importance_sampling_level": "sequence"}}

@@ -8,7 +8,8 @@ from places import ROOT
 
 # From the bottom: each floor may import the floors before it. What stands in one set does not know its neighbours.
 FLOORS = [
-    {"bounds", "method", "files", "recipe", "redact"},
+    {"bounds", "choices", "method", "files", "recipe", "redact"},
+    {"config_checks"},
     {"config", "plotting", "terminal"},
     {"records"},
     {"models", "grading"},

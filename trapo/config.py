@@ -1,39 +1,26 @@
 """TRAPOConfig: TRL's GRPOConfig plus guidance and the expert's loss, with every known trap checked before any work."""
 
 from dataclasses import dataclass, field, fields, replace
-from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
 import torch
-from packaging.version import Version
-from transformers import SchedulerType
 from trl import GRPOConfig
 
 from .bounds import check_numbers
+from .choices import (
+    ENGINE_GRAPHS,
+    ENGINES,
+    ROLLOUT_WEIGHTS,
+    SCHEDULES,
+    SPLIT_INVARIANT_LOSSES,
+)
+from .config_checks import attention_kinds, check_deepspeed, check_groups, check_method, check_texts
 from .method import expert
 from .method.advantage import ADVANTAGES
 from .method.guidance import MicroGroups, no_guidance
 from .method.presets import PRESETS
 from .redact import redacted_values
-
-# Choices, in the order in which they are offered; STAGES also in the order in which a run goes through them.
-STAGES = ("sft", "rl")
-ENGINES = ("auto", "torch", "transformers", "vllm", "vllm-server")
-ROLLOUT_WEIGHTS = ("copy", "autocast")
-ENGINE_GRAPHS = ("auto", "off")
-SCHEDULES = ("speculative", "pipelined", "barrier")
-TEMPLATES = ("tokenizer", "reference", "reference-eval", "raw")
-EXPERT_TEXTS = ("all", "think")
-TOO_LONG = ("cut", "keep-eos", "drop")
-EXPERT_REDUCTIONS = ("joint", "tokens")
-ENTROPY_TOKENS = ("own", "trained", "response")
-GRADERS = ("own", "reference", "luffy")
-FAILED_ORDERS = ("oldest", "newest")
-# Loss types whose one denominator can be told from that of a mean over the expert's tokens.
-TOKEN_MEANS = ("dr_grpo", "dapo", "cispo", "vespo")
-# One gradient whatever the split into micro-batches: TRL's loss types whose denominator does not depend on the split.
-SPLIT_INVARIANT_LOSSES = ("dr_grpo", "dapo", "grpo", "cispo", "sapo", "vespo", "luspo")
 
 
 @dataclass
@@ -281,21 +268,16 @@ class TRAPOConfig(GRPOConfig):
             self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         self.dataloader_pin_memory &= torch.cuda.is_available()
         check_numbers(self)
-        self._check_texts()
+        check_texts(self)
         self.micro_groups()  # its errors come first: they name our own fields
         if self.num_generations is None:
             self.num_generations = self.micro_groups().group_size
-        self._check_method()
+        check_method(self)
         self._spread_updates()
-        if self.skip_grad_norm and (self.deepspeed or self.fp16):
-            raise ValueError(
-                f"skip_grad_norm is {self.skip_grad_norm}, but DeepSpeed and fp16's gradient scaler take the step "
-                "themselves: leave it at 0, or train without them in bf16 or fp32"
-            )
         if self.generation_batch_size is None:
-            self._check_groups(self.steps_per_generation or self.gradient_accumulation_steps)
+            check_groups(self, self.steps_per_generation or self.gradient_accumulation_steps)
         super().__post_init__()
-        self._check_groups(self.steps_per_generation)
+        check_groups(self, self.steps_per_generation)
         if "sft" in self.stages and self.sft_batch_size % self.world_size:
             raise ValueError(
                 f"sft_batch_size is {self.sft_batch_size}: it must be a multiple of the {self.world_size} processes"
@@ -307,8 +289,7 @@ class TRAPOConfig(GRPOConfig):
         if self.guidance == "none":
             names = ("micro_group_sizes", "prefix_ratios", "thresholds", "threshold_on", "prefix_end",
                      "trace_of_micro_group", "hint_pieces", "ratio_start", "ratio_end", "ratio_share")  # fmt: skip
-            overridden = [name for name in names if getattr(self, name) is not None]
-            if overridden:
+            if overridden := [name for name in names if getattr(self, name) is not None]:
                 raise ValueError(f"guidance='none' ignores {', '.join(overridden)}; use guidance='paper' with them")
             return no_guidance(self.num_generations or 8)
         if self.guidance not in PRESETS:
@@ -384,115 +365,6 @@ class TRAPOConfig(GRPOConfig):
             names += [f.name for f in fields(TRAPOConfig) if f.name.startswith("sft_")]
         return settings | {n: getattr(self, n) for n in names} | {"guidance": self.micro_groups().settings()}
 
-    def _check_texts(self) -> None:
-        """Names that cannot be written down would be found out at the end of the training."""
-        for name in (f.name for f in fields(self)):
-            value = getattr(self, name, None)
-            for text in value if isinstance(value, list) else [value]:
-                if isinstance(text, str) and not _is_utf8(text):
-                    raise ValueError(f"{name} is {text!r}, which holds bytes that are not UTF-8: choose another name")
-        if self.output_dir is not None and not str(self.output_dir).strip():
-            raise ValueError("output_dir is empty (an unset variable of the shell?): name a folder")
-
-    def _check_method(self) -> None:
-        expert.weight_parameters(self.expert_weight)
-        if tuple(self.stages) not in (("rl",), ("sft",), STAGES):
-            raise ValueError(f"stages are {', '.join(self.stages) or 'none'}: choose rl, sft, or sft rl")
-        if "sft" in self.stages and (self.sft_batch_size < 1 or (self.sft_max_steps < 1 and self.sft_epochs <= 0)):
-            raise ValueError(
-                f"the SFT stage would have no step: sft_batch_size is {self.sft_batch_size}, sft_epochs "
-                f"{self.sft_epochs}, sft_max_steps {self.sft_max_steps}; make them positive"
-            )
-        names = {
-            "template": TEMPLATES, "expert_text": EXPERT_TEXTS, "expert_too_long": TOO_LONG, "grader": GRADERS,
-            "expert_reduction": EXPERT_REDUCTIONS, "entropy_tokens": ENTROPY_TOKENS, "failed_order": FAILED_ORDERS,
-        }  # fmt: skip
-        for name, choices in names.items():
-            if (value := getattr(self, name)) not in choices:
-                raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(choices)}")
-        if self.sft_loss_type not in ("nll", "dft"):
-            raise ValueError(f"sft_loss_type {self.sft_loss_type!r} is unknown; choose nll or dft")
-        SchedulerType(self.sft_lr_scheduler_type)  # its own error lists the names
-        for name in ("alpha", "alpha_end"):
-            if not 0 < (value := getattr(self, name)) <= 1:
-                raise ValueError(f"{name} is {value}, but it bounds a token's probability: choose it in (0, 1]")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule {self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}")
-        if self.engine not in ENGINES:
-            raise ValueError(f"engine {self.engine!r} is unknown; choose one of {', '.join(ENGINES)}")
-        for name, choices in (("rollout_weights", ROLLOUT_WEIGHTS), ("engine_graphs", ENGINE_GRAPHS)):
-            if (value := getattr(self, name)) not in choices:
-                raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(choices)}")
-        if self.deterministic and self.engine not in ("auto", "torch"):
-            raise ValueError(f"engine {self.engine!r} cannot be deterministic: use --engine torch")
-        if self.engine == "vllm" and not find_spec("vllm"):
-            raise ValueError("engine 'vllm' needs vLLM: pip install 'trapo[vllm]', or use --engine torch")
-        if self.engine == "vllm-server" and not (find_spec("httpx") and find_spec("tenacity")):
-            raise ValueError("engine 'vllm-server' needs an HTTP client: pip install 'trapo[server]'")
-        if self.engine == "vllm-server" and not self.vllm_server_base_url:
-            raise ValueError("engine 'vllm-server' needs --vllm_server_base_url, such as http://localhost:8000")
-        if self.update_tokens is not None and self.update_tokens < 1:
-            raise ValueError(f"update_tokens is {self.update_tokens}, but a forward needs at least one token")
-        if self.advantage not in ADVANTAGES:
-            raise ValueError(f"advantage {self.advantage!r} is unknown; choose one of {', '.join(ADVANTAGES)}")
-        if self.loss_type == "bnpo":
-            raise ValueError(
-                "loss_type='bnpo' divides by the tokens of each micro-batch, so its gradient depends on how the batch "
-                f"is split (by 24-43% where it was measured); choose one of {', '.join(SPLIT_INVARIANT_LOSSES)}"
-            )
-        if self.loss_type not in SPLIT_INVARIANT_LOSSES:
-            raise ValueError(
-                f"loss_type {self.loss_type!r} is unknown; choose one of {', '.join(SPLIT_INVARIANT_LOSSES)}"
-            )
-        if self.max_completion_length is not None and self.max_completion_length < 1:
-            raise ValueError(
-                f"max_completion_length is {self.max_completion_length}: set the most tokens that expert prefix and "
-                "continuation may have together"
-            )
-        if self.trains_expert_tokens:
-            self._check_expert_loss()
-        refused = {
-            "use_vllm": "TRL's engine knows no seed per sample and no expert prefix: use --engine vllm",
-            "use_transformers_continuous_batching": "it casts the live model to bf16 for good: leave it off",
-            "use_transformers_paged": "it casts the live model to bf16 for good: leave it off",
-            "cache_implementation": "the engines keep keys and values in their own way: leave it out",
-            "vllm_importance_sampling_correction": "it corrects for TRL's own vLLM only; sampling/logp_difference in "
-            "metrics.jsonl says how far engine and training model are apart: leave it off",
-            "generation_kwargs": "it would change the sampling distribution behind the loss: use temperature, top_p",
-            "use_liger_kernel": "TRL 1.16 deprecates it and computes log-probabilities in chunks already: leave it off",
-        }
-        for name, why in refused.items():
-            if getattr(self, name):
-                raise ValueError(f"{name}={getattr(self, name)!r} is not supported: {why}")
-        if self.top_entropy_quantile < 1:
-            raise ValueError(
-                f"top_entropy_quantile={self.top_entropy_quantile} takes its quantile per micro-batch, so the gradient "
-                "depends on the split: leave it at 1.0"
-            )
-        if self.repetition_penalty != 1:
-            raise ValueError(
-                f"repetition_penalty={self.repetition_penalty} makes samples that the loss takes for the policy's own: "
-                "leave it at 1.0"
-            )
-
-    def _check_expert_loss(self) -> None:
-        mean = self.expert_reduction == "tokens" or self.expert_weight == "srft_shaped"
-        if mean and self.loss_type not in TOKEN_MEANS:
-            raise ValueError(
-                f"loss_type {self.loss_type!r} has a denominator per row, which a mean over the expert's tokens cannot "
-                f"stand beside: choose one of {', '.join(TOKEN_MEANS)}, or expert_reduction 'joint'"
-            )
-        if self.temperature != 1:
-            raise ValueError(
-                f"temperature={self.temperature} would temper p in the expert weight {self.expert_weight!r} too (TRL "
-                "scales the logits before its log-probabilities): use temperature 1, or expert_weight 'none'"
-            )
-        if self.mask_truncated_completions:
-            raise ValueError(
-                "mask_truncated_completions hides truncated rows from attention, and with them their expert tokens' "
-                "gradient: switch it off, or use expert_weight 'none'"
-            )
-
     def _spread_updates(self) -> None:
         """`updates_per_rollout` in TRL's terms: a rollout has that many optimizer steps' micro-batches."""
         if self.updates_per_rollout == 1:
@@ -504,23 +376,6 @@ class TRAPOConfig(GRPOConfig):
             )
         self.steps_per_generation = self.updates_per_rollout * self.gradient_accumulation_steps
 
-    def _check_groups(self, steps_per_generation: int) -> None:
-        rank_rows = self.per_device_train_batch_size * steps_per_generation
-        if rank_rows % self.num_generations:
-            raise ValueError(
-                f"each rank draws per_device_train_batch_size ({self.per_device_train_batch_size}) x "
-                f"steps_per_generation ({steps_per_generation}) = {rank_rows} samples, which is not a multiple of the "
-                f"group size {self.num_generations}, so a group would be torn apart: choose a batch size or "
-                "gradient_accumulation_steps that makes it one"
-            )
-
-
-def attention_kinds(architecture: Any) -> set[str]:
-    """The kinds of attention of a model's layers, by its transformers configuration, as transformers names them."""
-    text = architecture.get_text_config()
-    default = "sliding_attention" if getattr(text, "sliding_window", None) else "full_attention"
-    return set(getattr(text, "layer_types", None) or [default])
-
 
 @dataclass
 class RunConfig(TRAPOConfig):
@@ -529,7 +384,6 @@ class RunConfig(TRAPOConfig):
     They are not in `TRAPOConfig`, so that a script may parse it beside `ModelConfig`; in Python LoRA is `peft_config`.
     """
 
-    # LoRA
     lora_r: int = field(default=0, metadata={"help": "Rank of LoRA's adapters; 0 trains all weights."})
     lora_alpha: float = field(default=32.0, metadata={"help": "LoRA's scale: adapters count lora_alpha / lora_r."})
     lora_target_modules: list[str] = field(
@@ -544,24 +398,3 @@ class RunConfig(TRAPOConfig):
             raise ValueError("lora_r needs PEFT: pip install 'trapo[lora]', or train all weights with --lora_r 0")
         if self.max_completion_length is None:
             raise ValueError("max_completion_length is None: give the most tokens of expert prefix and continuation")
-
-
-def check_deepspeed(config: dict[str, Any]) -> None:
-    """Refuse a DeepSpeed that trains on the first micro-batch only; `config` is its own configuration."""
-    zero = config.get("zero_optimization", {})
-    if zero.get("stage") not in (1, 2) or zero.get("offload_optimizer", {}).get("device", "none") == "none":
-        return
-    installed = metadata.version("deepspeed")
-    if Version(installed) < Version("0.19.0"):
-        raise ValueError(
-            f"DeepSpeed {installed} with ZeRO-{zero['stage']} and an offloaded optimizer keeps only the first "
-            "micro-batch's gradient (arXiv 2604.23747): pip install 'deepspeed>=0.19.0', or switch the offload off"
-        )
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from trapo.config import GRADERS as CHOICES
+from trapo.choices import GRADERS as CHOICES
 from trapo.grading.grader import GRADERS, Grader, Verdict
 from trapo.grading.reference import papers_correct
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from slow import ClockEngine, SlowJudge, groups, reward_of, sample_of
 
-from trapo.config import SCHEDULES, TRAPOConfig
+from trapo.choices import SCHEDULES
+from trapo.config import TRAPOConfig
 from trapo.method.guidance import Trace
 from trapo.method.presets import PRESETS, AnnealedHint, SampledPrefix, ShortestPrefix, cosine
 from trapo.recipe import load_recipe

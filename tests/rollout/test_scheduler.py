@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow import ClockEngine, SlowJudge, facts, groups, reward_of, roll, sample_of
 
-from trapo.config import SCHEDULES
+from trapo.choices import SCHEDULES
 from trapo.grading.grader import Grader
 from trapo.method.guidance import no_guidance
 from trapo.method.presets import PRESETS

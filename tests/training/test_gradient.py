@@ -10,7 +10,7 @@ import torch
 from harness import distance, expected_change, idle_step, one_step, rollouts, tokens_step
 from places import TESTS
 
-from trapo.config import SPLIT_INVARIANT_LOSSES
+from trapo.choices import SPLIT_INVARIANT_LOSSES
 
 
 def trsft(p):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from places import ROOT
 
-from trapo.config import SPLIT_INVARIANT_LOSSES
+from trapo.choices import SPLIT_INVARIANT_LOSSES
 from trapo.training.micro_batches import blank, pack, take, without_gradient
 
 

@@ -7,7 +7,7 @@ from datasets import Dataset
 from harness import one_in_three, one_step, rollouts
 
 from trapo import TRAPOConfig, TRAPOTrainer
-from trapo.config import SCHEDULES
+from trapo.choices import SCHEDULES
 from trapo.runs.folder import RunFolder
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("precision")]

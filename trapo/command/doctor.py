@@ -22,7 +22,8 @@ from packaging.version import Version
 from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from ..config import RunConfig, check_deepspeed
+from ..config import RunConfig
+from ..config_checks import check_deepspeed
 from ..data.tokens import CHAT_END, apply_template, prompt_text, shorten
 from ..grading.grader import Grader
 from ..models import load_model, load_tokenizer

@@ -28,7 +28,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..config import STAGES
+from ..choices import STAGES
 from ..files import to_json, write_whole
 from ..records import LINES, RunRecord, TrainerState, read_json, read_lines
 from ..redact import redacted_command, redacted_values

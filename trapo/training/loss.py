@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import TOKEN_MEANS
+from ..choices import TOKEN_MEANS
 from ..method.advantage import FACTORS
 from ..method.expert import ExpertTokens, expert_loss
 from ..rollout.types import Row

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from ...config import attention_kinds
+from ...config_checks import attention_kinds
 from .base import Request, Sample, Sampling
 from .torch_cache import KV_MULTIPLE, SlotCache, round_up
 from .torch_draw import Draw
