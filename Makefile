@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: train test test-trl test-gpu gpu-check test-real test-browser test-ray test-vllm test-study study figures check clean
+.PHONY: train test test-trl test-gpu gpu-check test-real test-browser test-ray test-ranks test-vllm test-study study figures check clean
 
 train: $(STAMP)
 	$(BIN)/trapo train
@@ -31,6 +31,10 @@ test-browser: $(VENV)/.browser
 
 test-ray: $(VENV)/.ray
 	$(BIN)/python -m pytest -m ray tests/analysis/test_ray.py
+
+# Two processes with FSDP2 and DeepSpeed on the CPU.
+test-ranks: $(VENV)/.ranks
+	$(BIN)/python -m pytest -m ranks tests/training/test_ranks.py
 
 # An environment of its own: vLLM pins what it needs to other versions than ours.
 test-vllm: .venv-vllm/.installed
@@ -80,6 +84,12 @@ $(VENV)/.browser: $(STAMP)
 
 $(VENV)/.ray: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ray]'
+	touch $@
+
+# DeepSpeed builds itself with the torch that is there.
+$(VENV)/.ranks: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt "setuptools>=77" wheel
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation deepspeed
 	touch $@
 
 .venv-vllm/.installed: pyproject.toml constraints.txt requirements-vllm.txt

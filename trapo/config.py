@@ -1,5 +1,6 @@
 """TRAPOConfig: TRL's GRPOConfig plus guidance and the expert's loss, with every known trap checked before any work."""
 
+import os
 from dataclasses import dataclass, field, fields, replace
 from importlib.util import find_spec
 from typing import Any
@@ -15,7 +16,7 @@ from .choices import (
     SCHEDULES,
     SPLIT_INVARIANT_LOSSES,
 )
-from .config_checks import attention_kinds, check_deepspeed, check_groups, check_method, check_texts
+from .config_checks import attention_kinds, check_deepspeed, check_groups, check_method, check_processes, check_texts
 from .method import expert
 from .method.advantage import ADVANTAGES
 from .method.guidance import MicroGroups, no_guidance
@@ -277,6 +278,9 @@ class TRAPOConfig(GRPOConfig):
         if self.generation_batch_size is None:
             check_groups(self, self.steps_per_generation or self.gradient_accumulation_steps)
         super().__post_init__()
+        check_processes(self.world_size)
+        if not torch.accelerator.is_available():
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed, where installed, warns in every process
         check_groups(self, self.steps_per_generation)
         if "sft" in self.stages and self.sft_batch_size % self.world_size:
             raise ValueError(

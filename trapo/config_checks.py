@@ -3,6 +3,7 @@
 Every function raises ValueError, in a line that names the field, its value and the remedy.
 """
 
+import os
 from dataclasses import fields
 from importlib import metadata
 from importlib.util import find_spec
@@ -166,6 +167,21 @@ def check_groups(config: Any, steps_per_generation: int) -> None:
             f"steps_per_generation ({steps_per_generation}) = {rank_rows} samples, which is not a multiple of the "
             f"group size {config.num_generations}, so a group would be torn apart: choose a batch size or "
             "gradient_accumulation_steps that makes it one"
+        )
+
+
+def check_processes(known: int) -> None:
+    """Refuse processes that a launcher started together and that do not know of each other: each would train alone.
+
+    Args:
+        known: how many accelerate counts.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != known:
+        raise ValueError(
+            f"the launcher started {started} processes, but accelerate knows of {known}, so each would train by "
+            "itself: without a GPU add --use_cpu true, with DeepSpeed on a CPU --ddp_backend gloo; else check that "
+            "every process sees its GPU"
         )
 
 

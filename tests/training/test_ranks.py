@@ -1,122 +1,164 @@
-"""Two ranks train to the weights of one, in both stages, through the command: DDP, and FSDP2 with the embedded engine.
+"""Two processes train to the weights of one, sharded or not, with or without LoRA, whole or killed and resumed.
 
-What the launcher sets for FSDP2 is read from configs/accelerate/fsdp2.yaml, as `accelerate launch` would.
+DDP is in the regular tests; FSDP2 and DeepSpeed, which take a minute each, are `make test-ranks`.
 """
 
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
+import conftest
+import on_ranks
 import pytest
-import yaml
+import torch
 from places import ROOT
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from trapo.runs.folder import RunFolder
-from trapo.training.preflight import split_evenly
-from trapo_toy.world import BASE
+from trapo.training import lora
 
+pytest.importorskip("peft")
 CONFIGS = ROOT / "configs" / "accelerate"
-SHORT = [
-    "train",
-    "--stages",
-    "sft",
-    "rl",
-    "--sft_max_steps",
-    "3",
-    "--sft_learning_rate",
-    "1e-3",
-    "--max_steps",
-    "3",
-    "--use_cpu",
-    "true",
+TOLERANCE = 1e-5  # largest difference of a weight; a step of Adam moves one by up to its learning rate, 1e-3
+LATER = ["final", "checkpoints/checkpoint-2"]
+needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+KINDS = [
+    "ddp",
+    pytest.param("fsdp2", marks=pytest.mark.ranks),
+    pytest.param("zero2", marks=[pytest.mark.ranks, needs_deepspeed]),
+    pytest.param("zero3", marks=[pytest.mark.ranks, needs_deepspeed]),
 ]
-TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d", "--rdzv_endpoint"]
-TOLERANCE = 2e-5  # largest difference of a weight; a step of Adam moves one by up to its learning rate, 3e-4 and 1e-3
 
 
-def train(folder, start, batch, **environment):
-    command = [
-        sys.executable,
-        "-P",
-        *start,
-        *SHORT,
-        "--per_device_train_batch_size",
-        str(batch),
-        "--output_dir",
-        folder,
+def runs(folder, model):
+    every = [
+        {"folder": folder / "full"},
+        {"folder": folder / "killed", "copy": folder / "full", "drop": LATER},
+        {"folder": folder / "unsaved", "copy": folder / "full", "drop": ["final"]},
+        {"folder": folder / "lora", "fields": {"lora_r": 4}},
+        {"folder": folder / "lora-killed", "copy": folder / "lora", "drop": LATER, "fields": {"lora_r": 4}},
+        # Every sample of the tiny model fails: four prompts make a step each time, in two parts a rank.
+        {"folder": folder / "relift", "recipe": "relift", "fields": RELIFT},
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return [run | {"model": model} for run in every]
 
 
-def fsdp_environment():
-    """What `accelerate launch` puts into the environment for the sharding of fsdp2.yaml."""
-    config = yaml.safe_load((CONFIGS / "fsdp2.yaml").read_text())
-    assert config["distributed_type"] == "FSDP"
-    return {"ACCELERATE_USE_FSDP": "true", "ACCELERATE_USE_CPU": "true"} | {
-        name.upper(): str(value).lower() if isinstance(value, bool) else str(value)
-        for name, value in config["fsdp_config"].items()
-    }
+RELIFT = {"stages": ["rl"], "failed_prompts": 4, "update_tokens": 40, "lr_scheduler_type": "constant"}
 
 
 @pytest.fixture(scope="module")
-def one_rank(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("one") / "run"
-    train(folder, ["-c", "from trapo_cli.cli import app; app()"], batch=64)
-    return RunFolder(folder)
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    conftest.new_model().save_pretrained(folder)
+    conftest.new_tokenizer().save_pretrained(folder)
+    return folder
 
 
-def samples(folder):
-    names = ("step", "prompt_id", "sample", "seed", "own_ids", "prefix_ids", "reward")
-    return sorted([tuple(map(str, (line[n] for n in names))) for line in folder.records("rollouts.jsonl")])
+@pytest.fixture(scope="module")
+def one(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    on_ranks.run("ddp", 1, [run for run in runs(folder, model) if "copy" not in run], folder)
+    return folder
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
-def test_two_ranks_train_to_the_weights_of_one(kind, one_rank, tmp_path):
-    script = ["-m", "trapo_cli.cli"] if kind == "ddp" else [Path(__file__).with_name("fsdp_on_cpu.py")]
-    environment = fsdp_environment() if kind == "fsdp2" else {}
-    said = train(tmp_path / "run", [*TORCHRUN, "localhost:0", *script], batch=32, **environment)
-    assert ("the model is sharded" in said) == (kind == "fsdp2")
-    two = RunFolder(tmp_path / "run")
-    assert two.record()["world_size"] == 2 and one_rank.record()["world_size"] == 1
-    first = [[line for line in samples(run) if line[0] == "1"] for run in (one_rank, two)]
-    assert first[0] == first[1] and len(first[0]) == 64  # later ones may part where rounding tips a token
-    before = load_file(BASE / "model.safetensors")
-    for part in ("sft", "final"):
-        one, other = (load_file(getattr(run, part) / "model.safetensors") for run in (one_rank, two))
-        # Sharded, tied weights are gathered, and saved, under both names.
-        assert set(other) - set(one) <= {"lm_head.weight"} and set(one) <= set(other)
-        assert max((one[name] - before[name]).abs().max() for name in one) > 50 * TOLERANCE
-        assert max((one[name] - other[name]).abs().max() for name in one) < TOLERANCE, part
-    asked = [("test", 200), ("direct", 100), ("facts", 100)]  # the base: each question once
-    assert [e[:2] for e in evaluations(two)[:3]] == asked and evaluations(two)[:3] == evaluations(one_rank)[:3]
+@pytest.fixture(scope="module", params=KINDS)
+def two(request, model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    said = on_ranks.run(request.param, 2, runs(folder, model), folder)
+    return SimpleNamespace(kind=request.param, folder=folder, said=said)
 
 
-def evaluations(run):
-    return [(line["set"], line["samples"], line["reward"], line["by_question"]) for line in run.records("evals.jsonl")]
+SAMPLE = ("step", "prompt_id", "sample", "seed", "own_ids", "prefix_ids", "reward")
 
 
-@pytest.mark.parametrize(
-    "sizes, ranks, batch, found",
-    [({"a": 200, "b": 100}, 2, 100, 50), ({"a": 96}, 8, 100, 12), ({"a": 30, "b": 45}, 1, 7, 7), ({"a": 12}, 4, 8, 3)],
-)
-def test_held_out_sets_are_split_so_that_no_row_is_drawn_twice(sizes, ranks, batch, found):
-    args = SimpleNamespace(
-        num_generations_eval=1, num_generations=8, world_size=ranks, per_device_eval_batch_size=batch
-    )
-    split_evenly(args, {name: range(n) for name, n in sizes.items()})
-    assert args.per_device_eval_batch_size == found
+def facts(run, name, fields):
+    return [tuple(line[field] for field in fields) for line in run.records(name)]
 
 
-def test_a_set_that_cannot_be_split_is_named():
-    args = SimpleNamespace(num_generations_eval=1, num_generations=8, world_size=2, per_device_eval_batch_size=4)
-    with pytest.raises(ValueError, match=r"\(a 7 prompts x 1 samples\) cannot be split over 2 processes"):
-        split_evenly(args, {"a": range(7)})
+def weights(run, part="final"):
+    return load_file(run / part / "model.safetensors")
+
+
+def distance(a, b):
+    assert set(a) == set(b)
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+@pytest.mark.parametrize("name", ["full", "lora", "relift"])
+def test_two_ranks_train_to_the_weights_of_one(name, one, two, model):
+    """With evaluations and checkpoints before, between and after the updates."""
+    before = load_file(model / "model.safetensors")
+    for part in ("final",) if name == "relift" else ("sft", "final"):
+        a, b = weights(one / name, part), weights(two.folder / name, part)
+        assert distance(a, b) < TOLERANCE, part
+        assert distance(a, before) > 50 * TOLERANCE
+        before = a  # each stage moves them
+
+
+@pytest.mark.parametrize("name", ["full", "lora", "relift"])
+def test_ranks_draw_the_same_samples_and_each_held_out_prompt_once(name, one, two):
+    a, b = RunFolder(one / name), RunFolder(two.folder / name)
+    drawn = [sorted(map(str, facts(run, "rollouts.jsonl", SAMPLE))) for run in (a, b)]
+    assert drawn[0] == drawn[1] and len(drawn[0]) == 2 * on_ranks.BATCH
+    evaluated = [facts(run, "evals.jsonl", ("stage", "step", "samples", "reward", "length/own")) for run in (a, b)]
+    assert evaluated[0] == evaluated[1] and {line[2] for line in evaluated[0]} == {11 * 2}
+    assert len(evaluated[0]) == (3 if name == "relift" else 4)
+
+
+@pytest.mark.parametrize("name, whole", [("killed", "full"), ("unsaved", "full"), ("lora-killed", "lora")])
+def test_a_killed_run_goes_on_to_the_same_bits(name, whole, two):
+    """Killed after the first step of RL, or after the last one before the model was saved."""
+    a, b = weights(two.folder / whole), weights(two.folder / name)
+    assert distance(a, b) == 0
+    rollouts = [(two.folder / n / "rollouts.jsonl").read_bytes() for n in (name, whole)]
+    assert rollouts[0] == rollouts[1]
+
+
+def test_the_adapter_of_ranks_is_whole_and_merged(two):
+    from peft import PeftModel
+
+    run = two.folder / "lora"
+    merged = AutoModelForCausalLM.from_pretrained(run / "final")
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(run / "sft"), run / "final" / lora.ADAPTER)
+    ids = torch.arange(40).reshape(2, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_failed_prompts_make_one_optimizer_step_each_time(one, two):
+    for folder in (one, two.folder):
+        steps = RunFolder(folder / "relift").records("metrics.jsonl")
+        assert [step["expert/sft_steps"] for step in steps] == [1, 1]  # 4 prompts a step, all of them failed
+
+
+def test_the_first_line_says_how_many_processes_train(two):
+    how = {"ddp": "DDP", "fsdp2": "FSDP2", "zero2": "DeepSpeed ZeRO-2", "zero3": "DeepSpeed ZeRO-3"}[two.kind]
+    assert two.said.count(f"2 processes train on cpu, {how}\n") == len(runs(Path(), Path()))
+    assert ("the model is sharded" in two.said) == (two.kind == "fsdp2")
+
+
+def torchrun(*flags):
+    command = [sys.executable, "-P", "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
+    command += ["--rdzv_endpoint", "localhost:0", "-m", "trapo_cli.cli", "train", *map(str, flags)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+
+
+def test_processes_that_would_each_train_alone_are_refused_in_one_line(tmp_path):
+    done = torchrun("--max_steps", 1, "--output_dir", tmp_path / "run")
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert len(errors) == 1 and not (tmp_path / "run").exists()
+    assert errors[0].startswith("error: the launcher started 2 processes, but accelerate knows of 1")
+    assert "--use_cpu true" in errors[0]
+
+
+def test_the_plan_is_printed_once(tmp_path):
+    done = torchrun("--use_cpu", "true", "--dry-run", "--output_dir", tmp_path / "run")
+    assert done.returncode == 0 and done.stdout.count("Resolved configuration") == 1
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))

@@ -6,10 +6,12 @@
 130  interrupted
 """
 
+import os
 import shlex
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +28,7 @@ UsageError = typer.BadParameter.__mro__[1]  # click's, which some versions of ty
 BUG = 70  # sysexits.h: EX_SOFTWARE
 CRASH = "crash.txt"
 MAY_BE_EMPTY = ("--bench",)  # for none
+SECONDS_FOR_THE_FIRST = 10.0  # of several processes, to fail and be noticed by the launcher
 _OUT_OF_MEMORY = (
     "there is not enough memory ({text}): lower --update_tokens, --rollout_slots or --max_completion_length, or use "
     "--lora_r 16"
@@ -48,8 +51,21 @@ def one_line_errors() -> Iterator[None]:
 
 def fail(text: str, code: int) -> None:
     """End the command with one line."""
-    say(f"error: {' '.join(text.split())}", err=True)
+    say(f"{_error()}: {' '.join(text.split())}", err=True)
     raise typer.Exit(code) from None
+
+
+def _error() -> str:
+    """How an error's line begins: once, however many processes a launcher has started.
+
+    Where the first process fails too, the launcher ends the others while they wait here; what they say afterwards is
+    theirs alone.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    if rank == 0:
+        return "error"
+    time.sleep(SECONDS_FOR_THE_FIRST)
+    return f"error in process {rank}"
 
 
 @contextmanager
@@ -67,7 +83,8 @@ def interruptible(remedy: str) -> Iterator[None]:
     except BaseException:
         if not received:
             raise
-        say(f"interrupted; {remedy}", err=True)
+        if os.environ.get("RANK", "0") == "0":
+            say(f"interrupted; {remedy}", err=True)
         raise typer.Exit(130) from None
     finally:
         signal.signal(signal.SIGINT, before)
@@ -161,7 +178,7 @@ def _unexpected(error: Exception) -> int:
     """Say an error that is no input's fault; the exit code."""
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # Python's, torch's
-        say("error: " + _OUT_OF_MEMORY.format(text=text[:200] or type(error).__name__), err=True)
+        say(f"{_error()}: " + _OUT_OF_MEMORY.format(text=text[:200] or type(error).__name__), err=True)
         return 1
     ours = [(name, line) for name, line in _modules(error) if name.startswith("trapo") and name != __name__]
     place = f", {ours[-1][0]} line {ours[-1][1]}" if ours else ""
@@ -170,7 +187,7 @@ def _unexpected(error: Exception) -> int:
     except OSError as full:
         kept = f"its full text could not be kept ({full})"
     say(
-        f"error: {type(error).__name__}: {text[:300]}{place}: this is a bug in trapo, please report it; {kept}",
+        f"{_error()}: {type(error).__name__}: {text[:300]}{place}: this is a bug in trapo, please report it; {kept}",
         err=True,
     )
     return BUG

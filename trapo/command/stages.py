@@ -8,6 +8,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from rich.text import Text
 from transformers import PrinterCallback, ProgressCallback
@@ -23,6 +24,7 @@ from ..runs.folder import DROPPED, LOCK, RunFolder
 from ..runs.progress import ProgressLine, print_summary
 from ..terminal import Console
 from ..training.lora import load_adapter, peft_config
+from ..training.processes import processes
 from ..training.saving import save_model
 from ..training.sft import SFTStage
 from ..training.trainer import TRAPOTrainer
@@ -113,6 +115,7 @@ def _train(
     main = trainer.accelerator.is_main_process
     if main:
         alpha = config.method_settings()["alpha"]
+        console.print(Text(processes(trainer.accelerator)), soft_wrap=True)
         said = f" (alpha {alpha}) on {job.model}, {job.data}: {folder.path}"
         console.print(Text(job.recipe, "bold").append(said, "not bold"))
         print_data(job, console)
@@ -130,6 +133,8 @@ def _train(
             del trainer, stage
             gc.collect()  # two models at a time are too many for some machines
             point, over = None, False
+            if config.deepspeed_plugin:
+                AcceleratorState._reset_state()  # the next stage brings a DeepSpeed of its own, which it would refuse
             trainer = _trainer(job, config, folder.sft)
             trainer.recorder.go_on(folder.sft)
             trainer.add_callback(ProgressLine(trainer.recorder, console, accuracies))

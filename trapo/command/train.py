@@ -60,7 +60,7 @@ def train(asked: Asked, jobs: Jobs, flags: list[str]) -> None:
             say(f"--overwrite deletes {path}")
     job = jobs.make(asked.recipe, asked.model, data, asked.eval_data, config, resume=asked.resume)
     if asked.dry_run:
-        plan.print_plan(job, config, Console(), plan.parse_rates(asked.rates))
+        plan.print_plan(job, config, Console(quiet=config.process_index > 0), plan.parse_rates(asked.rates))
         return
     with interruptible(f"go on with the same command and --resume --output_dir {folder}"):
         stages.train(job, config, resume=asked.resume, overwrite=asked.overwrite)

@@ -9,12 +9,16 @@ from ..method.guidance import RowPlan, Trace
 
 @dataclass
 class Group:
-    """One prompt of the batch: its tokens, its expert traces, and the dataset row it came from."""
+    """One prompt of the batch: its tokens, its expert traces, and the dataset row it came from.
+
+    `counted` is false for a prompt that is drawn only so that all processes draw equally many.
+    """
 
     prompt_id: str
     prompt_ids: tuple[int, ...]
     traces: Sequence[Trace]
     columns: dict[str, Any]
+    counted: bool = True
 
 
 @dataclass

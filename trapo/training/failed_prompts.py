@@ -9,6 +9,7 @@ Source: arXiv 2506.07527 ("Learning What Reinforcement Learning Can't: Interleav
 Questions").
 """
 
+import contextlib
 import json
 from collections.abc import Sequence
 from itertools import groupby
@@ -16,13 +17,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 from transformers import TrainerCallback
 
 from ..files import write_whole
 from ..method.guidance import Trace
 from ..rollout.types import Row
+from .micro_batches import unsynced
 
 FILE = "failed_prompts.json"
 Waiting = tuple[str, list[int], list[int]]  # name, prompt and trace as tokens
@@ -96,10 +98,17 @@ class FailedPrompts(TrainerCallback):
         mine = demonstrations[accelerator.process_index :: accelerator.num_processes]
         at_once = max(trainer.update_tokens // longest, 1)  # the same on every rank: they gather layers together
         model.train()
+        deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
+        sharded = deepspeed or accelerator.distributed_type == DistributedType.FSDP
         for start in range(0, len(mine), at_once):
-            loss = self._loss(model, mine[start : start + at_once]) / total
-            # DDP takes the mean over ranks, and accelerate divides by the accumulation.
-            accelerator.backward(loss * accelerator.num_processes * accelerator.gradient_accumulation_steps)
+            # DeepSpeed steps with every backward that is synchronized: the last one alone may be.
+            last = start + at_once >= len(mine)
+            with contextlib.nullcontext() if last else unsynced(accelerator, model, sharded):
+                loss = self._loss(model, mine[start : start + at_once]) / total
+                # Ranks are averaged, by DDP, FSDP and DeepSpeed, and only DeepSpeed would divide by its accumulation.
+                accelerator.backward(
+                    loss * accelerator.num_processes, **({"scale_wrt_gas": False} if deepspeed else {})
+                )
         most = trainer.args.max_grad_norm or float("inf")
         trainer.check_gradient(accelerator.clip_grad_norm_(model.parameters(), most))
         trainer.optimizer.step()

@@ -4,11 +4,14 @@ Each stage trains an adapter of its own on the frozen model that it begins with,
 saved at the end of a stage is an ordinary model, with the adapter beside it. Checkpoints hold the adapter alone.
 """
 
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from ..config import RunConfig
 
@@ -41,6 +44,31 @@ def load_adapter(model: Any, checkpoint: Path) -> None:
     from peft import load_peft_weights, set_peft_model_state_dict
 
     set_peft_model_state_dict(model, load_peft_weights(str(checkpoint)))
+
+
+def twin(model: Any, weights: dict[str, Tensor]) -> Any:
+    """An adapted model like `model`, which may be sharded, with these weights of it, not copied.
+
+    Args:
+        model: adapted.
+        weights: whole, under the names that they have in `model`.
+
+    Raises:
+        OSError: for weights that are not this model's.
+    """
+    from peft import get_peft_model
+
+    base = model.get_base_model()
+    kind = next(c for c in type(base).__mro__ if not issubclass(c, FSDPModule))  # FSDP2 puts itself before the class
+    with torch.device("meta"):
+        found = get_peft_model(kind(base.config), deepcopy(model.peft_config["default"]))
+    missing, unexpected = found.load_state_dict(weights, strict=False, assign=True)
+    found.get_base_model().tie_weights()
+    if unexpected or any(parameter.is_meta for parameter in found.parameters()):
+        raise ValueError(
+            f"the gathered weights are not this model's: missing {missing[:3]}, unexpected {unexpected[:3]}"
+        )
+    return found
 
 
 def save_merged(model: Any, folder: Path) -> None:

@@ -138,7 +138,7 @@ class MicroBatchLoss:
         before = {name: len(values) for name, values in self._metrics["train"].items()}
         with self._without_collectives():
             for part, share in zip(parts[:-1], shares, strict=False):
-                with _unsynced(accelerator, model, sharded):
+                with unsynced(accelerator, model, sharded):
                     loss = self._compute_loss(model, part | {"share": share})
                     accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
                 total += loss.detach()
@@ -164,7 +164,7 @@ class MicroBatchLoss:
 
 
 @contextlib.contextmanager
-def _unsynced(accelerator, model, sharded: bool):
+def unsynced(accelerator, model, sharded: bool):
     """Forward and backward without what the end of a micro-batch brings (all-reduce, DeepSpeed's step)."""
     state, synced = accelerator.gradient_state, accelerator.sync_gradients
     state._set_sync_gradients(False)

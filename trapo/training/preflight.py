@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 from dataclasses import fields
-from math import gcd
 from typing import Any
 
 from datasets import Dataset
@@ -18,30 +17,6 @@ from ..rollout.engines.torch import check_full_attention
 logger = logging.getLogger("trapo")
 
 LONGEST_PROMPTS = 16  # by characters: tokenizing all of a large dataset only to find its longest would take minutes
-
-
-def split_evenly(args: TRAPOConfig, eval_dataset) -> None:
-    """Lower per_device_eval_batch_size until every held-out set falls into whole batches on all processes.
-
-    accelerate fills the last batch with rows from the start, which would be drawn and counted twice.
-
-    Raises:
-        ValueError: where a set cannot be split so.
-    """
-    sets = eval_dataset if isinstance(eval_dataset, dict) else {"held-out": eval_dataset}
-    per_prompt, ranks = args.num_generations_eval or args.num_generations, args.world_size
-    if ranks == 1 or not all(hasattr(rows, "__len__") for rows in sets.values()):
-        return
-    samples = gcd(*(len(rows) * per_prompt for rows in sets.values()))
-    for batch in range(args.per_device_eval_batch_size, 0, -1):
-        if samples % (batch * ranks) == 0 and batch * ranks % per_prompt == 0:
-            args.per_device_eval_batch_size = batch
-            return
-    sizes = ", ".join(f"{name} {len(rows)}" for name, rows in sets.items())
-    raise ValueError(
-        f"held-out sets ({sizes} prompts x {per_prompt} samples) cannot be split over {ranks} processes without "
-        f"drawing some twice: make their numbers multiples of {ranks}"
-    )
 
 
 def prompt_id(row: dict[str, Any]) -> str:

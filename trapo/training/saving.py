@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
 from ..files import sync_folder, write_whole
 from ..redact import redacted_values
 from ..runs.card import write_card
 from ..runs.folder import RunFolder
-from .lora import is_adapted, save_merged
+from .gathering import is_sharded, whole_weights
+from .lora import is_adapted, save_merged, twin
+from .read_back import difference, probe
 
 # How torch says that a write failed; safetensors and Python say what the system said.
 WRITE_FAILED = ("inline_container", "No space left", "write failed", "file write")
@@ -147,6 +150,9 @@ def save_model(trainer, target: Path, *, mark: bool = False, card: bool = False)
         target: a folder that does not exist yet.
         mark: whether the recorder's counts go with it, for what comes after.
         card: whether a model card is written.
+
+    Raises:
+        OSError: on all ranks, if what was written is not the model; `target` does not appear then.
     """
     accelerator, recorder = trainer.accelerator, trainer.recorder
     trainer.check_weights()
@@ -155,10 +161,11 @@ def save_model(trainer, target: Path, *, mark: bool = False, card: bool = False)
         shutil.rmtree(temporary)  # of a run that was killed while it saved
     accelerator.wait_for_everyone()
     model = accelerator.unwrap_model(trainer.model)
+    unprepared = trainer.is_deepspeed_enabled and trainer.deepspeed is None  # a stage that was over when it was resumed
     with written_whole(temporary, recorder.folder, recorder.stage):
-        if is_adapted(model):
+        if is_sharded(model) or is_adapted(model) or unprepared:
+            _save_whole(model, temporary, accelerator.is_main_process)
             if accelerator.is_main_process:
-                save_merged(model, temporary)
                 trainer.processing_class.save_pretrained(temporary)
         else:
             trainer.save_model(temporary)
@@ -166,7 +173,10 @@ def save_model(trainer, target: Path, *, mark: bool = False, card: bool = False)
             write_whole(temporary / "README.md", write_card(recorder.folder))
         if mark:
             recorder.mark(temporary, trainer.state.global_step)
-        accelerator.wait_for_everyone()  # every process may have written a part
+        logits = probe(model, accelerator, gather=unprepared)  # a collective: every process has written its part
+        wrong = [difference(model, logits, temporary) if accelerator.is_main_process else None]
+        if broadcast_object_list(wrong)[0]:
+            raise OSError(f"what was written is not the trained model: {wrong[0]}")
         if accelerator.is_main_process:
             os.replace(temporary, target)
             sync_folder(target.parent)
@@ -186,3 +196,18 @@ def without_secrets(trainer) -> Iterator[None]:
         yield
     finally:
         trainer.args = arguments
+
+
+def _save_whole(model, folder: Path, main: bool) -> None:
+    """Save the model, adapters merged; every rank must take part where it is sharded."""
+    if not is_sharded(model):
+        if main and is_adapted(model):
+            save_merged(model, folder)
+        elif main:
+            model.save_pretrained(folder)
+        return
+    weights = whole_weights(model, keep=main)
+    if main and is_adapted(model):
+        save_merged(twin(model, weights), folder)
+    elif main:
+        model.save_pretrained(folder, state_dict=weights)

@@ -52,6 +52,7 @@ from . import preflight
 from .boundaries import SaveAtBoundary
 from .failed_prompts import FailedPrompts
 from .footprint import DEFAULT_UPDATE_TOKENS, Shape, fitting_update_tokens
+from .held_out import PADDING, HeldOut
 from .loss import JointLoss
 from .micro_batches import MicroBatchLoss, fit_tiles, without_gradient
 from .order import EpochSampler, TellEpoch
@@ -62,7 +63,7 @@ from .sft import Demonstration
 logger = logging.getLogger("trapo")
 
 
-class TRAPOTrainer(SafeSteps, Rewards, JointLoss, MicroBatchLoss, GRPOTrainer):
+class TRAPOTrainer(SafeSteps, HeldOut, Rewards, JointLoss, MicroBatchLoss, GRPOTrainer):
     """Trainer for TRAPO and every method made of guidance, an expert weight and a GRPO loss.
 
     Dataset columns: `prompt` (text or chat messages); `answer` (checked by math-verify, unless `reward_funcs` are
@@ -108,8 +109,6 @@ class TRAPOTrainer(SafeSteps, Rewards, JointLoss, MicroBatchLoss, GRPOTrainer):
         preflight.refuse_rollouts(tools=tools, rollout_func=rollout_func, environment_factory=environment_factory)
         args = preflight.our_config(args, train_dataset)
         preflight.check_inputs(args, reward_funcs, train_dataset, processing_class)
-        if eval_dataset is not None:
-            preflight.split_evenly(args, eval_dataset)
         loaded = processing_class is not None and not isinstance(model, str)
         if loaded:  # before TRL creates the output folder
             preflight.check_model(args, model.config, processing_class, train_dataset)
@@ -230,9 +229,10 @@ class TRAPOTrainer(SafeSteps, Rewards, JointLoss, MicroBatchLoss, GRPOTrainer):
             router=self.aux_loss_enabled,
         )
         means = self._means[self._mode]
-        means.add_rows(self._rows, self._mode == "train", graded=self.grader is not None)
+        counted = [row for row in self._rows if row.group.counted]
+        means.add_rows(counted, self._mode == "train", graded=self.grader is not None)
         if self._sampling(self._mode == "train").is_policy:
-            means.add_entropy(self._rows)
+            means.add_entropy(counted)
         if self._mode == "train":
             means.add_guidance(self._rows, self.guidance)
             means.add_total("tokens/expert", output["expert_mask"].sum().item())
@@ -244,7 +244,7 @@ class TRAPOTrainer(SafeSteps, Rewards, JointLoss, MicroBatchLoss, GRPOTrainer):
             if self.failed is not None:
                 self.failed.take(self._rows)
         else:
-            self.recorder.record_answers(self._rows)
+            self.recorder.record_answers(counted)
         return output
 
     def _own_and_expert_advantages(self, advantages: Tensor) -> tuple[Tensor, Tensor]:
@@ -312,12 +312,15 @@ class TRAPOTrainer(SafeSteps, Rewards, JointLoss, MicroBatchLoss, GRPOTrainer):
         seen: dict[str, int] = defaultdict(int)
         groups = []
         for row, ids in zip(inputs, prompt_ids, strict=True):
-            prompt_id = preflight.prompt_id(row)
+            prompt_id, counted = preflight.prompt_id(row), not row.get(PADDING)
+            if not counted:
+                prompt_id += "#padding"
             seen[prompt_id] += 1
             if seen[prompt_id] > 1:  # the same prompt twice in a batch: its samples must not be the same too
                 prompt_id += f"#{seen[prompt_id]}"
             guided = self._mode == "train" and self.guidance.guides
-            groups.append(Group(prompt_id, tuple(ids), self._traces(row) if guided else [], row))
+            columns = {name: value for name, value in row.items() if name != PADDING}
+            groups.append(Group(prompt_id, tuple(ids), self._traces(row) if guided else [], columns, counted))
         return groups
 
     def demonstrations(self) -> list[Demonstration]:
@@ -385,35 +388,6 @@ class TRAPOTrainer(SafeSteps, Rewards, JointLoss, MicroBatchLoss, GRPOTrainer):
 
     def _progress(self) -> float:
         return self.state.global_step / max(self.state.max_steps, 1)
-
-    # ---------------------------------------------------------------- evaluation
-
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"):
-        """As in transformers; `{prefix}_reward` and `{prefix}_truncated` of every held-out set are in the result."""
-        self.recorder.eval_prefix = metric_key_prefix
-        before_training = not self.accelerator._models and not self.is_deepspeed_enabled
-        sharded = self.is_fsdp_enabled
-        forwards = ("forward", "_original_forward")
-        before = {name: vars(self.model)[name] for name in forwards if name in vars(self.model)}
-        if before_training:
-            self.is_fsdp_enabled = False  # FSDP2 shards a model together with its optimizer only, and that comes later
-        result = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        self.is_fsdp_enabled = sharded
-        if before_training:
-            # accelerate takes a model that was prepared for an evaluation for prepared, and would leave it without DDP
-            # or FSDP: every rank would then train by itself.
-            # What it wrapped (autocast's forward) is taken off; TRL's forward, which gives log-probabilities, stays.
-            for name in forwards:
-                vars(self.model).pop(name, None)
-            vars(self.model).update(before)
-            self.accelerator._models.clear()
-            self.model._is_accelerate_prepared = False
-        return result
-
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Sample and grade a held-out batch. No loss: GRPO's is zero by construction on fresh samples."""
-        self._prepare_inputs(inputs)
-        return torch.zeros((), device=self.accelerator.device), None, None
 
     # ---------------------------------------------------------------- metrics
 
