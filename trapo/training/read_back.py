@@ -28,8 +28,15 @@ def probe(model, accelerator, *, gather: bool) -> Tensor:
     return logits.float().cpu()
 
 
-def difference(model, logits: Tensor, folder: Path) -> str | None:
-    """What differs between a model and `folder`, which should hold it: tensors, shapes, `probe`'s logits; or None."""
+def difference(model, logits: Tensor, folder: Path, exact: bool) -> str | None:
+    """What differs between a model and `folder`, which should hold it: tensors, shapes, `probe`'s logits; or None.
+
+    Args:
+        model: perhaps sharded, adapted or both.
+        logits: what it answers to the probe.
+        folder: in transformers' format.
+        exact: whether the model computes in float32; in 16 bits its logits are rounder than those of what was saved.
+    """
     base = model.get_base_model() if is_adapted(model) else model
     shapes = {
         name.replace(".base_layer", ""): list(getattr(p, "ds_shape", p.shape))
@@ -56,5 +63,4 @@ def difference(model, logits: Tensor, folder: Path) -> str | None:
         return f"it cannot be loaded: {' '.join(str(error).split())}"
     again = saved(input_ids=torch.arange(PROBE_TOKENS)[None] % logits.shape[-1], use_cache=False).logits.detach()
     far = float((again - logits).abs().max() / logits.abs().max().clamp(min=1e-6))
-    exact = not torch.is_autocast_enabled(model.device.type) and next(model.parameters()).dtype == torch.float32
     return None if far <= SAME[exact] else f"its logits differ by {far:.1%} of the largest"

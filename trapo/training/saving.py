@@ -174,12 +174,14 @@ def save_model(trainer, target: Path, *, mark: bool = False, card: bool = False)
         if mark:
             recorder.mark(temporary, trainer.state.global_step)
         logits = probe(model, accelerator, gather=unprepared)  # a collective: every process has written its part
-        wrong = [difference(model, logits, temporary) if accelerator.is_main_process else None]
-        if broadcast_object_list(wrong)[0]:
-            raise OSError(f"what was written is not the trained model: {wrong[0]}")
-        if accelerator.is_main_process:
+        exact = accelerator.mixed_precision == "no" and model.dtype == torch.float32
+        found = difference(model, logits, temporary, exact) if accelerator.is_main_process else None
+        wrong = broadcast_object_list([found])[0]
+        if accelerator.is_main_process and not wrong:
             os.replace(temporary, target)
             sync_folder(target.parent)
+    if wrong:
+        raise OSError(f"{temporary} was written, but is not the trained model: {wrong}; the checkpoints are untouched")
     accelerator.wait_for_everyone()
 
 
