@@ -171,7 +171,8 @@ def toy_gmm(
 def evaluate(
     context: typer.Context,
     bench: Annotated[
-        str | None, typer.Option(help="Benchmarks: aime24,math500,...; or the groups math, general, world, all.")
+        str | None,
+        typer.Option(help="Benchmarks: aime24,math500,...; groups math, contests, general, world, all; mine=rows.csv."),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="A folder, a hub id, a .gguf file, or 'world'. Default: the newest run's final/.")
@@ -179,7 +180,8 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder. Default: evaluations/MODEL-BENCH-HASH.")] = None,
     data_dir: DataDir = None,
     samples: Annotated[
-        int | None, typer.Option(help="Samples of each question. Default: 32 for AIME and AMC, else 1.")
+        str | None,
+        typer.Option(help="Samples of each question, or auto, with --half-width. Default: the benchmark's, 1 to 32."),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first questions of each benchmark.")] = None,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.6,
@@ -197,6 +199,14 @@ def evaluate(
     engine: Annotated[str, typer.Option(help="auto, torch, transformers, vllm, or server with --base-url.")] = "auto",
     base_url: Annotated[str | None, both("base-url", help="An OpenAI-compatible server: http://HOST:PORT/v1.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    half_width: Annotated[float, both("half-width", help="With --samples auto: of the 95% interval to reach.")] = 0.02,
+    max_samples: Annotated[int, both("max-samples", help="With --samples auto: at most so many.")] = 256,
+    server_api: Annotated[
+        str, both("server-api", help="completions, or chat if a server has nothing else.")
+    ] = "completions",
+    server_timeout: Annotated[float, both("server-timeout", help="Seconds for one attempt at a sample.")] = 600.0,
+    server_retries: Annotated[int, both("server-retries", help="Attempts at a sample after the first.")] = 8,
+    model_date: Annotated[str | None, both("model-date", help="When the model came out, such as 2024-09.")] = None,
     slots: Annotated[int, typer.Option(help="Most samples drawn at once.")] = 64,
     dry_run: DryRun = False,
     regrade: Annotated[
@@ -215,6 +225,7 @@ def evaluate(
         from trapo_evals import evaluate as evaluation
         from trapo_evals.folder import EvalFolder
         from trapo_evals.models import newest_run
+        from trapo_evals.settings import number_of
         from trapo_evals.sources import register_world
 
         if regrade is not None:
@@ -224,8 +235,9 @@ def evaluate(
         model = made.model_path(model or str(newest_run(Path("runs"))))
         register_world(made.world, model)
         settings = evaluation.Settings(
-            bench, model, data_dir, samples, limit, temperature, top_p, top_k, min_p, max_tokens, template, seed,
-            engine, base_url, dtype, grader,
+            bench, model, data_dir, number_of(samples), limit, temperature, top_p, top_k, min_p, max_tokens, template,
+            seed, engine, base_url, dtype, grader, half_width, max_samples, server_api, server_timeout, server_retries,
+            model_date,
         )  # fmt: skip
         with interruptible("what was drawn is kept: the same command goes on"):
             evaluation.evaluate(settings, out, Console(), slots=slots, dry_run=dry_run)

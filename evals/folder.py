@@ -23,7 +23,19 @@ from trapo.redact import redacted_values
 from .journal import Journal, digest
 from .records import GradedSample, Question, WholeEvalRecord
 
-MAY_CHANGE = ("samples", "limit", "base_url", "grader")  # settings without which what was drawn stays valid
+# Settings without which what was drawn stays valid.
+MAY_CHANGE = (
+    "samples",
+    "half_width",
+    "max_samples",
+    "limit",
+    "base_url",
+    "grader",
+    "server_timeout",
+    "server_retries",
+    "model_date",
+)
+LATER = {"server_api": "completions"}  # settings that older folders lack, and what they had
 
 
 class EvalFolder:
@@ -75,7 +87,7 @@ class EvalFolder:
 
     def _check(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         def fixed(record):
-            known = {k: v for k, v in record["settings"].items() if k not in MAY_CHANGE}
+            known = {k: v for k, v in (LATER | record["settings"]).items() if k not in MAY_CHANGE}
             data = {name: found["hash"] for name, found in record["data"].items()}
             prompts = {name: digest(found["first prompt"]) for name, found in record["data"].items()}  # the template's
             return known | {"weights": record["model"]["content"], "data": data, "prompts": prompts}

@@ -16,6 +16,7 @@ from typing import Any
 from trapo.files import parse
 from trapo.records import checked
 from trapo.rollout.engines.base import Engine, Request, Sample, Sampling
+from trapo.rollout.engines.completions import FAULTS, SERVER_ERROR
 
 from .records import JournaledSample
 
@@ -68,6 +69,8 @@ class Wanted:
 class Journal:
     """The samples of one evaluation folder, by key; their tokens' numbers, which are most of it, on the disk only.
 
+    A sample that a server failed to give has a record of that, and counts as missing: the same command asks again.
+
     A torn last line, of a process that was killed while it wrote, is cut off when the next one is written: whoever only
     looks may meet another process in the middle of writing.
     """
@@ -88,6 +91,10 @@ class Journal:
                     raise ValueError(f"{said}: remove the line, and its sample is drawn again") from None
                 self.records[record["key"]] = _kept(record)
         path.parent.mkdir(parents=True, exist_ok=True)
+
+    def __contains__(self, key: str) -> bool:
+        """Whether the sample need not be drawn."""
+        return key in self.records and self.records[key]["finish"] != SERVER_ERROR
 
     def add(self, records: Iterable[dict[str, Any]]) -> None:
         """Append records; they are on the disk when this returns."""
@@ -127,7 +134,7 @@ def draw(
         watch: told of the records that have just been written.
     """
     keys = [want.key(model, sampling) for want in wanted]
-    missing = {key: want for key, want in zip(keys, wanted, strict=True) if key not in journal.records}
+    missing = {key: want for key, want in zip(keys, wanted, strict=True) if key not in journal}
     running = {engine.submit(Request(w.prompt_ids, w.max_tokens, w.seed)): (key, w) for key, w in missing.items()}
     try:
         while running:
@@ -145,7 +152,7 @@ def draw(
 
 
 def _record(key: str, want: Wanted, sample: Sample, decode: Callable[[tuple[int, ...]], str]) -> dict[str, Any]:
-    return {
+    record = {
         "key": key,
         "task": want.task,
         "question": want.question,
@@ -158,3 +165,4 @@ def _record(key: str, want: Wanted, sample: Sample, decode: Callable[[tuple[int,
         "logprob": sum(sample.logprobs) if sample.logprobs else None,
         "text": decode(sample.ids) if sample.ids else getattr(sample, "text", ""),
     }
+    return record | ({"fault": sample.fault} if sample.finish in FAULTS else {})

@@ -28,6 +28,7 @@ class Live:
     def __init__(self, total: int, gold: Callable[[str, str], tuple[str, str]], verdicts: Verdicts, console: Console):
         self.total, self.gold, self.verdicts, self.console = total, gold, verdicts, console
         self.records: list[dict[str, Any]] = []
+        self._seen: set[str] = set()
         self.drawn = self.tokens = 0  # in this process; what the journal had is not its speed
         self._began: float | None = None
         self._looked = 0.0
@@ -50,8 +51,19 @@ class Live:
         if self._bar is not None:
             self._bar.stop()
 
+    def expect(self, total: int) -> None:
+        """So many samples are to be had after all."""
+        self.total = total
+        if self._bar is not None:
+            self._bar.update(self._task, total=total)
+
     def found(self, records: list[dict[str, Any]]) -> None:
-        """Samples: the first call brings those of the journal, each later one what has just been drawn."""
+        """Samples: the first call brings those of the journal, each later one what has just been drawn.
+
+        Those it has been told of before, which a second look at the journal brings, do not count again.
+        """
+        records = [record for record in records if record["key"] not in self._seen]
+        self._seen |= {record["key"] for record in records}
         if self._began is None:
             self._began = time.monotonic()
         else:

@@ -13,6 +13,14 @@ from trapo.rollout.engines.base import Engine, Sampling
 from .journal import digest, fingerprint
 
 RUN_FIELDS = ("recipe", "model", "data", "method")  # of run.json: what a figure says of the run
+# Models that the papers train, and their relatives: when their makers announced them. The first that fits counts.
+RELEASED = {
+    "Qwen/Qwen2.5": "2024-09",
+    "Qwen/Qwen3": "2025-04",
+    "meta-llama/Llama-3.1": "2024-07",
+    "meta-llama/Llama-3.2": "2024-09",
+    "deepseek-ai/DeepSeek-R1": "2025-01",
+}
 TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 
 
@@ -38,6 +46,12 @@ class Model:
         return Path(self.name).name.removesuffix(".gguf")
 
     @property
+    def released(self) -> str | None:
+        """Year and month in which it, or the model it was trained from, came out; None where that is not known here."""
+        names = (self.name, str(self.run.get("model") or ""))
+        return next((date for known, date in RELEASED.items() if any(name.startswith(known) for name in names)), None)
+
+    @property
     def alpha(self) -> float | None:
         """The alpha of its run; None for a model that has none."""
         return self.run.get("method", {}).get("alpha")
@@ -51,13 +65,14 @@ def newest_run(folder: Path) -> Path:
     return finished[-1].parent
 
 
-def locate(name: str, weights: bool = True) -> Model:
+def locate(name: str, weights: bool = True, chat: bool = False) -> Model:
     """The model behind a folder, a .gguf file or a hub id, downloaded if need be; ValueError if it cannot be found.
 
-    `weights=False` downloads the tokenizer and the configuration only, for a server that has the weights.
+    `weights=False` downloads the tokenizer and the configuration only, for a server that has the weights; with `chat`
+    nothing is needed here, and the name may be one that only the server knows.
     """
     path = Path(name)
-    if not path.exists():
+    if not path.exists() and not chat:
         if name.endswith(".gguf") or name.count("/") != 1 or name.startswith((".", "/", "~")):
             raise ValueError(f"model {name} is not there: give a folder, a .gguf file, or an id of the hub")
         path = _download(name, weights)

@@ -15,6 +15,7 @@ from lm_eval.api.model import LM
 
 from trapo.data.tokens import prompt_ids
 from trapo.rollout.engines.base import Engine, Sampling
+from trapo.rollout.engines.completions import message_ids
 
 from .journal import Journal, Wanted, draw, question_seed
 
@@ -50,6 +51,24 @@ class Prompts:
         """Tokens as text, without special tokens."""
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
+    def rendered(self, ids: tuple[int, ...]) -> str:
+        """A prompt's tokens as text, special ones and all."""
+        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+class ChatPrompts:
+    """As `Prompts`, for a server that turns messages into tokens itself: no tokenizer is needed here."""
+
+    def ids(self, text: str, chat: bool) -> tuple[int, ...]:
+        """The message, as a chat server's requests hold it."""
+        return message_ids(text)
+
+    def decode(self, ids: tuple[int, ...]) -> str:
+        """The message of `ids`."""
+        return bytes(ids).decode()
+
+    rendered = decode
+
 
 class Sampler(LM):
     """Answers lm-eval's `generate_until` requests.
@@ -66,7 +85,7 @@ class Sampler(LM):
 
     def __init__(
         self,
-        prompts: Prompts,
+        prompts: Prompts | ChatPrompts,
         is_chat: Callable[[str], bool],
         journal: Journal,
         *,
@@ -101,10 +120,10 @@ class Sampler(LM):
         planned = self.plan(requests)
         keys = [want.key(self.model, how) for want, how in planned]
         known = self.journal.records
-        self.watch([known[key] for key in keys if key in known])
+        self.watch([known[key] for key in keys if key in self.journal])
         missing: dict[Sampling, list[Wanted]] = {}
         for key, (want, how) in zip(keys, planned, strict=True):
-            if key not in known:
+            if key not in self.journal:
                 missing.setdefault(how, []).append(want)
         for how, wanted in missing.items():
             arguments = {"model": self.model, "sampling": how, "decode": self.prompts.decode, "watch": self.watch}

@@ -6,13 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from trapo.grading.grader import STATUSES
+from trapo.grading import grader
+from trapo.rollout.engines.completions import FAULTS
 
 from . import stats
 from .benchmarks import GROUPS
+from .flags import flags
 from .verdicts import Verdicts
 
 Record = dict[str, Any]
+STATUSES = (*grader.STATUSES, *FAULTS)  # what became of a sample, which a server may have failed to give
 AVERAGED = ("math", "general")  # groups whose mean over benchmarks the papers give
 
 
@@ -21,6 +24,7 @@ class Graded:
     """A question and its n samples.
 
     Attributes:
+        kind: the benchmark's.
         question, gold: its id and the right answer.
         records: the journal's, by index.
         statuses, reference: of each, ours and by the papers' own grading (None where there is none).
@@ -28,6 +32,7 @@ class Graded:
         late: how many statuses are the wall clock's.
     """
 
+    kind: str
     question: str
     gold: str
     records: list[Record]
@@ -52,9 +57,10 @@ class Graded:
                 "gold": self.gold,
                 "answer": self.classes[i],
                 "status": self.statuses[i],
-                "reference": self.reference[i] if self.reference else None,
+                "reference": (reference := self.reference[i] if self.reference else None),
                 "finish": record["finish"],
                 "tokens": record["tokens"],
+                "flags": flags(self.kind, record["text"], self.gold, self.statuses[i], reference, record["finish"]),
             }
 
 
@@ -80,10 +86,14 @@ def grade(
 
     def statuses(gold, records, reference):
         grader = verdicts if reference else by
-        return [grader.status(kind, record["text"], gold, reference) for record in records]
+        return [
+            record["finish"] if record["finish"] in FAULTS else grader.status(kind, record["text"], gold, reference)
+            for record in records
+        ]
 
     return [
         Graded(
+            kind,
             id,
             gold,
             records,

@@ -106,3 +106,20 @@ def make_model():
 @pytest.fixture(scope="session")
 def rows():
     return ROWS
+
+
+@pytest.fixture
+def serve():
+    """Starts servers as `fake_server.Server` takes its arguments, and ends them."""
+    from fake_server import Server
+
+    servers = []
+
+    def start(*args, **kwargs):
+        servers.append(Server(*args, **kwargs))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

@@ -1,11 +1,12 @@
 r"""What the tasks' YAML files call: their rows, and verdicts on all samples of a question."""
 
 import os
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trapo.grading.grader import STATUSES
-from trapo_evals.benchmarks import BENCHMARKS, load
+from trapo_evals.benchmarks import load, named
 from trapo_evals.verdicts import shared
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 # The wording of TRAPO's template, for those who run a task without it.
 REQUEST = "Please reason step by step, and put your final answer within \\boxed{}."
+_ASKS = re.compile(r"(?:\b(?:in|into|within|inside|with|using|is|as):?)\s*[$`]*\\boxed", re.IGNORECASE)
 
 
 def rows(
@@ -31,20 +33,21 @@ def rows(
     `lm_eval --metadata '{"data_dir": "..."}'` or `TaskManager(metadata=...)`, and what else is there is not for us.
 
     Args:
-        benchmark: its name.
+        benchmark: its name, or "mine=rows.csv".
         data_dir: local files, see `load`; by default the environment variable TRAPO_DATA_DIR.
-        request: whether a problem without choices, the world's excepted, is followed by `REQUEST`; False where a
-            template already asks for it.
+        request: whether a problem, the world's excepted, that does not itself ask for a box is followed by `REQUEST`;
+            False where a template already asks for it.
         choice_seed: of the choices' order.
         check: see `load`.
     """
     from datasets import Dataset
 
-    questions = load(benchmark, data_folder(data_dir), seed=choice_seed, check=check)
-    end = f"\n\n{REQUEST}" if request and BENCHMARKS[benchmark].kind != "world" else ""
-    # With choices the prompt itself asks for a letter.
+    found = named(benchmark)
+    questions = load(found, data_folder(data_dir), seed=choice_seed, check=check)
+    end = f"\n\n{REQUEST}" if request and found.kind != "world" else ""
+    # What asks for a box by itself, as all with choices do, is not told a second time, in other words.
     docs = [
-        {"id": q.id, "prompt": q.prompt + (not q.choices) * end, "answer": q.answer}
+        {"id": q.id, "prompt": q.prompt if _ASKS.search(q.prompt) else q.prompt + end, "answer": q.answer}
         | {"problem": q.problem, "choices": list(q.choices)}
         for q in questions
     ]

@@ -107,7 +107,7 @@ def test_a_finished_evaluation_starts_no_engine_and_says_the_same(whole, monkeyp
 
         return start
 
-    monkeypatch.setattr(run, "starter", starter)
+    monkeypatch.setattr("trapo_evals.job.starter", starter)
     _, again = evaluate(folder.path)
     assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == before
     table = printed.index("avg@n")
@@ -150,7 +150,7 @@ def test_the_record_says_where_everything_came_from(whole):
     settings = read_settings(folder.path / "accuracy.png")
     assert settings["alpha"] is None and settings["temperature"] == 1.0
     assert settings["benchmarks"]["world_facts"] == "12 x 4, 136 tokens at most"
-    asked = [run.Question(row["id"], row["prompt"], row["answer"]) for row in world_questions("test")]
+    asked = [run.benchmarks.Question(row["id"], row["prompt"], row["answer"]) for row in world_questions("test")]
     assert data["hash"] == run.benchmarks.content_hash(asked) and data["source"] is None
 
 
@@ -170,7 +170,7 @@ def test_regrade_finds_the_same_without_a_model(whole, tmp_path):
     with pytest.raises(ValueError, match="--grader lufy: choose from own, reference, luffy"):
         run.regrade(folder, Console(file=io.StringIO()), "lufy")
     (folder.path / "samples.jsonl").write_text("")
-    with pytest.raises(ValueError, match="lacks samples, such as"):
+    with pytest.raises(ValueError, match="lacks samples of world_test, such as"):
         run.regrade(folder, Console(file=io.StringIO()))
 
 

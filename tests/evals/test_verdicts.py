@@ -98,7 +98,7 @@ def graded(name, statuses, classes, tokens, finish="stop", reference=None):
         {"key": f"{name}{i}", "index": i, "text": f"{name}{c}", "tokens": t, "finish": finish}
         for i, (c, t) in enumerate(zip(classes, tokens, strict=True))
     ]
-    return Graded(name, "1", records, statuses, reference, classes)
+    return Graded("math", name, "1", records, statuses, reference, classes)
 
 
 def test_scores_by_hand():
@@ -115,14 +115,15 @@ def test_scores_by_hand():
     assert found["pass@k"]["value"] == pytest.approx((0.25, (1 - 1 / 6) / 2, 0.5))  # C(2, 2) / C(4, 2) = 1/6
     assert found["maj@n"]["value"] == 0.5  # "1" wins in a, "3" in b
     assert found["statuses"] == {
-        "correct": 0.25, "wrong": 0.5, "no_box": 0.125, "gold-unparsed": 0.0, "timeout": 0.125, "error": 0.0
+        "correct": 0.25, "wrong": 0.5, "no_box": 0.125, "gold-unparsed": 0.0, "timeout": 0.125, "error": 0.0,
+        "refused": 0.0, "server-error": 0.0,
     }  # fmt: skip
     assert found["truncated"] == 0.5 and found["tokens"]["mean"] == 17.5 and found["tokens"]["total"] == 140
     assert found["distinct"] == pytest.approx((3 / 4 + 3 / 4) / 2) and not found["all samples equal"]
     line = list(questions[0].lines("aime24"))[1]
     assert line == {
         "key": "a1", "task": "aime24", "question": "a", "index": 1, "gold": "1", "answer": "2", "status": "wrong",
-        "reference": None, "finish": "stop", "tokens": 20,
+        "reference": None, "finish": "stop", "tokens": 20, "flags": [],
     }  # fmt: skip
 
 

@@ -40,6 +40,9 @@ FREE_ON_RESUME = {
     "run_name",
     "logging_dir",
     "disable_tqdm",
+    "vllm_server_base_url",
+    "vllm_server_timeout",
+    "vllm_server_weights",
 }
 
 DEFAULTS = {f.name: f.default_factory() if f.default is MISSING else f.default for f in fields(RunConfig)}

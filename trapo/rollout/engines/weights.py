@@ -73,6 +73,7 @@ def start_vllm(
             "weights": weights,
             "vocabulary": vocabulary,
             "first": first,
+            "patience_s": args.vllm_server_timeout,
         }
     else:
         share = args.vllm_gpu_memory_utilization
