@@ -18,6 +18,8 @@ FLAGS = {
 }
 TAIL = 300  # characters of the end in which a final answer would stand
 EXAMPLES = 3
+# What may not stand beside a final answer: it would be part of another number or expression.
+_BEFORE, _AFTER = r"(?:(?<=\\boxed\{)|(?<![\w.\\/^_{+*-]))", r"(?![\w/^*]|\.\d|\s*[-+*/^])"
 _BOXES = 20  # looked at, from the end
 _LONGEST = 200  # characters of a box that could be a gold answer
 
@@ -52,7 +54,7 @@ def present(kind: str, text: str, gold: str) -> bool:
     if kind == "choice":  # a letter alone is a word of the text
         return bool(re.search(rf"(?i:answer|choice|option)\W+(?:(?i:is)\W+)?{re.escape(gold)}(?!\w)", tail))
     forms = {form for form in (gold, wanted) if form}
-    return any(re.search(rf"(?<![\w.\\]){re.escape(form)}(?![\w]|\.\d)", tail) for form in forms)
+    return any(re.search(rf"{_BEFORE}{re.escape(form)}{_AFTER}", tail) for form in forms)
 
 
 def _boxes(text: str) -> Iterable[str]:

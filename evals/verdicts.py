@@ -5,9 +5,12 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 
 from trapo.grading.answers import boxed_answer, normalise
-from trapo.grading.choice import same_letter
+from trapo.grading.choice import letter_of, same_letter
 from trapo.grading.grader import Grader
 
+from .benchmarks import LETTERS, NUMBERS
+
+_LETTER = str.maketrans(dict(zip(NUMBERS, LETTERS, strict=False)))
 Key = tuple[bool, str, str]  # the papers' grading?, text, gold
 
 
@@ -115,11 +118,15 @@ def letter_status(text: str, gold: str) -> str:
     r"""Grade a text by the letter in its last \boxed{}: "correct", "wrong" or "no_box".
 
     A choice's text may stand behind its letter: "B. Photosynthesis". Never by algebra: that would read e, a wrong
-    answer to a question whose gold is E, as a number.
+    answer to a question whose gold is E, as a number. Where choices are numbered, as in some of ARC, so is the gold.
     """
     answer = boxed_answer(text)
     if answer is None or not answer.strip():
         return "no_box"
+    if gold in NUMBERS:
+        if letter_of(answer) is not None:
+            return "wrong"
+        answer, gold = answer.translate(_LETTER), gold.translate(_LETTER)
     return "correct" if same_letter(answer, gold, small=True) else "wrong"
 
 
