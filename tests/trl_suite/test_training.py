@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from makers import PROMPTS, length, make, prompts  # noqa: F401
 from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, ScriptArguments, TrlParser
 
 from trapo import TRAPOConfig, TRAPOTrainer
@@ -247,6 +248,16 @@ def test_resume(make):
     trainer = make(fields=fields | {"max_steps": 3})
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 3 and checkpoints(make.path) == [1, 2, 3]
+
+
+def test_transformers_finds_the_last_checkpoint(make):
+    make(fields={"save_strategy": "steps", "save_steps": 1, "max_steps": 3, "save_total_limit": 2}).train()
+    found = get_last_checkpoint(str(make.path))
+    assert found.endswith("checkpoint-3")
+    assert sorted(path.name for path in make.path.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
+    trainer = make(fields={"max_steps": 4})
+    trainer.train(resume_from_checkpoint=found)
+    assert trainer.state.global_step == 4
 
 
 def test_resume_from_a_path(make):

@@ -15,6 +15,7 @@ Files are written whole or not at all; JSONL lines are flushed one by one, and a
 Nothing is ever deleted or overwritten that trapo did not write: a folder with anything else in it is refused.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -134,8 +135,23 @@ class RunFolder:
             return []
         names = sorted(path.name for path in self.path.iterdir())
         files = [name for name in names if name in _FILES or name in _MODELS or _TEMPORARY.fullmatch(name)]
-        found = [self.path / name for name in files]
+        found = [self.path / name for name in files] + self._links()
         return found + [path for stage in STAGES for path in sorted(self._checkpoints(stage), key=_step_of)]
+
+    def _links(self) -> list[Path]:
+        """The links to checkpoints that `link` made, those to deleted ones too."""
+        found = [path for path in self.path.glob("checkpoint-*") if path.is_symlink()]
+        return sorted(path for path in found if os.readlink(path) == f"{self.checkpoints.name}/{path.name}")
+
+    def link(self) -> None:
+        """Link the RL stage's checkpoints beside run.json, where transformers' `get_last_checkpoint` looks for them."""
+        linked = {path.name: path for path in self._links()}
+        there = {path.name for path in self._checkpoints("rl")}
+        for name in linked.keys() - there:
+            linked[name].unlink()
+        for name in there - linked.keys():
+            with contextlib.suppress(OSError):  # something else has this name, or there are no links here
+                (self.path / name).symlink_to(f"{self.checkpoints.name}/{name}")
 
     def _foreign(self) -> list[str]:
         """The names in this folder that are not of a run of ours."""

@@ -122,8 +122,10 @@ class SafeSteps:
                 self.recorder.mark(checkpoint, step)
         finally:
             self.args.save_total_limit, self._saves_checkpoint = limit, False
-        if limit and self.accelerator.is_main_process:
-            folder.rotate(stage, limit, self.state.best_model_checkpoint)
+        if self.accelerator.is_main_process:
+            if limit:
+                folder.rotate(stage, limit, self.state.best_model_checkpoint)
+            folder.link()
 
 
 @contextmanager
