@@ -180,7 +180,8 @@ class TRAPOConfig(GRPOConfig):
             "help": f"{', '.join(ENGINES)}: what draws samples. 'torch' is embedded, 'transformers' its continuous "
             "batching (any attention; samples depend on their company), 'vllm' needs `pip install 'trapo[vllm]'`, "
             "'vllm-server' is vLLM's own server (--vllm_server_base_url; docs/scale.md). 'auto': vllm where it is "
-            "installed and there is a GPU; else transformers for sliding windows, torch for all others."
+            "installed and there is a GPU; else transformers for sliding windows; torch for all others, and if "
+            "deterministic."
         },
     )
     vllm_server_weights: str | None = field(
@@ -327,6 +328,8 @@ class TRAPOConfig(GRPOConfig):
         """The engine that was asked for, or what "auto" means on this machine and for a model's configuration."""
         if self.engine != "auto":
             return self.engine
+        if self.deterministic:
+            return "torch"
         if torch.cuda.is_available() and find_spec("vllm"):
             return "vllm"
         full = architecture is None or attention_kinds(architecture) == {"full_attention"}

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 from datasets import Dataset
 
@@ -161,3 +163,24 @@ def test_the_command_asks_for_a_length():
     """A trainer takes what is left of the model's context; a plan needs a number."""
     with pytest.raises(ValueError, match="max_completion_length is None: give"):
         RunConfig(output_dir="unused", use_cpu=True, max_completion_length=None)
+
+
+def test_auto_is_a_rule(monkeypatch):
+    auto, exact, asked = (
+        TRAPOConfig(output_dir="unused", use_cpu=True, **fields)
+        for fields in ({}, {"deterministic": True}, {"engine": "torch"})
+    )
+    full, sliding = (SimpleNamespace(layer_types=[kind] * 2) for kind in ("full_attention", "sliding_attention"))
+    for architecture in (full, sliding):
+        architecture.get_text_config = lambda found=architecture: found
+
+    def engine(cuda, vllm, architecture=None, config=auto):
+        monkeypatch.setattr("trapo.config.torch.cuda.is_available", lambda: cuda)
+        monkeypatch.setattr("trapo.config.find_spec", lambda name: object() if vllm else None)
+        return config.resolved_engine(architecture)
+
+    assert engine(True, True, sliding) == engine(True, True, full) == "vllm"
+    assert engine(True, False, full) == engine(False, True, full) == engine(False, False) == "torch"
+    assert engine(True, False, sliding) == engine(False, True, sliding) == "transformers"
+    assert engine(True, True, full, exact) == "torch"
+    assert engine(True, True, sliding, asked) == "torch"  # refused when the model is known

@@ -59,6 +59,19 @@ def test_the_copies_follow_the_weights_and_stay_where_they_are(make_model, devic
     assert weights.bytes == 0
 
 
+def test_what_autocast_would_still_cast_is_known(make_model, device):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    weights = RolloutWeights()
+    with weights.placed(adapted(make_model().to(device)), torch.bfloat16):
+        assert weights.complete
+    other = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=8, n_layer=1, n_head=2))  # its layers are no nn.Linear
+    with weights.placed(other, torch.bfloat16):
+        assert not weights.complete
+    with weights.placed(other, torch.bfloat16, whole=True):
+        assert weights.complete
+
+
 def test_adapters_are_merged_for_the_rollout_only(make_model, device):
     model, weights = adapted(make_model().to(device)), RolloutWeights()
     before, ids, calls = facts(model), torch.arange(30, device=device)[None], []

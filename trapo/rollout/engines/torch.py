@@ -227,8 +227,10 @@ class TorchEngine:
             return
         most = max(width, self._shape(1, max(r.longest for r in self._running))[1])
         wanted = min(most, self._shape(1, width + width // 2)[1])
-        if self.gpu and (most - cache.capacity) * cache.bytes_per_column < torch.cuda.mem_get_info()[0] / 2:
-            wanted = most
+        if self.gpu:
+            unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # torch's own, from the last update
+            free = torch.cuda.mem_get_info()[0] + unused
+            wanted = most if (most - cache.capacity) * cache.bytes_per_column < free / 2 else wanted
         cache.reserve(wanted)
         if self._decode is not None:
             self._decode.forget()

@@ -14,10 +14,16 @@ from torch import Tensor, nn
 
 
 class RolloutWeights:
-    """Copies of a model's linear weights in a lower type, put in their place while samples are drawn."""
+    """Copies of a model's linear weights in a lower type, put in their place while samples are drawn.
+
+    Attributes:
+        complete: whether the last ones left autocast nothing to cast. What it casts and keeps is gone when its context
+            ends, and a CUDA graph that has read it would read freed memory after that.
+    """
 
     def __init__(self):
         self._copies: dict[nn.Module, dict[str, nn.Parameter]] = {}
+        self.complete = False
 
     @property
     def bytes(self) -> int:
@@ -49,6 +55,11 @@ class RolloutWeights:
                         copy = self._copy(layer, name, now, dtype)
                         originals.append((layer, name, parameter))
                         layer._parameters[name] = copy  # a tied embedding keeps its own
+                self.complete = all(
+                    parameter.dtype == dtype or parameter.dim() < 2 or isinstance(layer, nn.Embedding)
+                    for layer, _ in _layers(model, nn.Module)
+                    for parameter in layer.parameters(recurse=False)
+                )
                 if any(adapted is not None for _, adapted in _layers(model, nn.Linear)):
                     stack.enter_context(model.disable_adapter())
                 yield

@@ -170,7 +170,7 @@ class Engines:
                 yield self._embedded
             finally:
                 self._path = self._embedded.describe() | {"weights": "copy" if cast else "the model's"}
-                self._give_back()
+                self._give_back(lasting=self._copies.complete if cast else not torch.is_autocast_enabled(kind))
 
     def _new_embedded(self, model: PreTrainedModel) -> "TorchEngine | TransformersEngine":
         if self.name == "transformers":
@@ -190,9 +190,13 @@ class Engines:
             hold=True,
         )
 
-    def _give_back(self) -> None:
-        """Between two rollouts the memory is the update's, unless what graphs would be lost with is a small part."""
-        if self.accelerator.device.type == "cuda" and isinstance(self._embedded, TorchEngine):
+    def _give_back(self, lasting: bool) -> None:
+        """Between two rollouts the memory is the update's, unless what graphs would be lost with is a small part.
+
+        Args:
+            lasting: whether all that graphs have read stays where it is.
+        """
+        if lasting and self.accelerator.device.type == "cuda" and isinstance(self._embedded, TorchEngine):
             held = self._embedded.bytes + self._copies.bytes
             if held <= HELD * torch.cuda.mem_get_info()[1]:
                 return
