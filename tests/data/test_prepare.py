@@ -236,10 +236,8 @@ def test_the_command_says_what_it_did_and_what_it_could_not_check(tmp_path, monk
     assert "2 rows read, 1 written, 1 expert traces" in result.output
     assert "not checked against aime24: " in result.output
     assert re.search(r"^\d+ s, \d+ rows per second; traces graded$", result.output, re.MULTILINE)
-    assert {p.name for p in tmp_path.iterdir()} == {"s.jsonl", "o.parquet"} | {
-        *(f"o.parquet.{kind}" for kind in ("png", "pdf", "json")),
-        f"o.parquet.{name}" for name in ("dropped.jsonl", "contaminated.jsonl", "summary.json")
-    }
+    beside = ("png", "pdf", "json", "dropped.jsonl", "contaminated.jsonl", "summary.json")
+    assert {p.name for p in tmp_path.iterdir()} == {"s.jsonl", "o.parquet", *(f"o.parquet.{name}" for name in beside)}
 
 
 @pytest.mark.parametrize("given", ["flag", "variable"])
