@@ -119,6 +119,7 @@ def data_prepare(
     data_dir: DataDir = None,
     drop_contaminated: Annotated[bool, both("drop-contaminated", help="Leave out what repeats a question.")] = False,
     split: Annotated[str, typer.Option(help="Of hub datasets.")] = "train",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out and the files beside it.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Check, join and decontaminate rows of any known layout, into a file that `trapo train --data` takes."""
@@ -130,7 +131,7 @@ def data_prepare(
             say("\n".join(prepare.first_row(source, split)))
             return
         settings = prepare.Settings(
-            source, out, second, tokenizer, max_tokens, check_experts, drop_contaminated, split
+            source, out, second, tokenizer, max_tokens, check_experts, drop_contaminated, split, overwrite
         )  # fmt: skip
         say("\n".join(prepare.report(settings, *at_hand(bench, data_dir))))
 

@@ -99,6 +99,13 @@ class TRAPOConfig(GRPOConfig):
             "EOS are lost), 'keep-eos' (cut so that EOS still fits) or 'drop'."
         },
     )
+    special_tokens: str = field(
+        default="drop",
+        metadata={
+            "help": "What becomes of a row or trace of a data file with the name of a special token of the model in "
+            "it: 'drop', 'escape' (a blank is put into the name) or 'keep' (the model reads the token)."
+        },
+    )
     check_experts: bool = field(
         default=True,
         metadata={"help": "Whether the traces of a data file are graded before training; wrong ones are dropped."},

@@ -22,6 +22,7 @@ from .choices import (
     GRADERS,
     ROLLOUT_WEIGHTS,
     SCHEDULES,
+    SPECIAL_TOKENS,
     SPLIT_INVARIANT_LOSSES,
     STAGES,
     TEMPLATES,
@@ -55,6 +56,7 @@ def check_method(config: Any) -> None:
         )
     names = {
         "template": TEMPLATES, "expert_text": EXPERT_TEXTS, "expert_too_long": TOO_LONG, "grader": GRADERS,
+        "special_tokens": SPECIAL_TOKENS,
         "expert_reduction": EXPERT_REDUCTIONS, "entropy_tokens": ENTROPY_TOKENS, "failed_order": FAILED_ORDERS,
     }  # fmt: skip
     for name, choices in names.items():

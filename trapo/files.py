@@ -5,7 +5,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,27 @@ def sync_folder(path: Path) -> None:
         pass
     finally:
         os.close(descriptor)
+
+
+def check_output(out: Path, reads: Iterable[str] = (), beside: Sequence[str] = (), overwrite: bool = False) -> None:
+    """Raise unless a file can be written where nothing is lost: not onto what is read, nor unasked onto what is there.
+
+    Args:
+        out: the file.
+        reads: files and folders that are read; names of other things do no harm.
+        beside: suffixes of further files that are written beside it.
+        overwrite: whether what is there may be replaced.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    for name in reads:
+        source = Path(name).resolve()
+        if source.exists() and source in (out.resolve(), out.resolve().parent):
+            raise ValueError(f"--out {out} would become part of what is read, {name}: choose another place")
+    there = [path for path in (out, *(out.with_name(out.name + suffix) for suffix in beside)) if path.exists()]
+    if there and not overwrite:
+        raise ValueError(f"--out: {there[0]} is there already: choose another name, or replace it with --overwrite")
 
 
 def to_json(value: Any, **options: Any) -> str:

@@ -33,7 +33,8 @@ def write(path, rows):
 
 def prepared(tmp_path, rows, questions=None, **fields):
     source = write(tmp_path / "source.jsonl", rows)
-    settings = Settings(source, tmp_path / fields.pop("out", "out.jsonl"), **{"check_experts": False} | fields)
+    fields = {"check_experts": False, "overwrite": True} | fields
+    settings = Settings(source, tmp_path / fields.pop("out", "out.jsonl"), **fields)
     return prepare(settings, questions or {}, {}), settings.out
 
 
@@ -291,3 +292,33 @@ def test_bad_input_is_one_line_and_leaves_nothing(arguments, message, tmp_path, 
     error = result.stderr.strip().splitlines()
     assert len(error) == 1 and error[0].startswith("error: ") and message in error[0]
     assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_nothing_that_is_there_is_replaced_unasked(tmp_path):
+    source = tmp_path / "rows.jsonl"
+    source.write_text(json.dumps({"prompt": "1+1=", "answer": "2"}) + "\n")
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    (tmp_path / "link.jsonl").symlink_to(source)
+    for out, overwrite, message in (
+        (source, True, "would become part of what is read"),
+        (tmp_path / "link.jsonl", True, "would become part of what is read"),
+        (source, False, "would become part of what is read"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prepare(Settings(str(source), out, check_experts=False, overwrite=overwrite), {}, {})
+    with pytest.raises(ValueError, match="would become part of what is read"):
+        prepare(Settings(str(folder), folder / "all.jsonl", check_experts=False), {}, {})
+    for name in ("out.jsonl", "out.jsonl.summary.json", "out.jsonl.png"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(ValueError, match=f"{name} is there already: choose another name, or .*--overwrite"):
+            prepare(Settings(str(source), tmp_path / "out.jsonl", check_experts=False), {}, {})
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
+    settings = Settings(str(source), tmp_path / "out.jsonl", check_experts=False)
+    prepare(settings, {}, {})
+    first = (tmp_path / "out.jsonl.summary.json").read_bytes()
+    settings.overwrite = True
+    prepare(settings, {}, {})
+    assert (tmp_path / "out.jsonl.summary.json").read_bytes() == first
+    assert source.read_text() == json.dumps({"prompt": "1+1=", "answer": "2"}) + "\n"

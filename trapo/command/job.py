@@ -1,5 +1,6 @@
 """From the names on a command line to a job: model, rows, held-out sets, each row checked."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from ..config import RunConfig
+from ..data.markup import join_trace, opened_by
 from ..data.read import read_rows
 from ..data.tokens import end_trace, expert_part, prompt_text, shorten
 from ..data.validate import Report, Screen
@@ -30,6 +32,7 @@ class Job:
         held_out: name -> rows; the first is the main one.
         reports: what screening found in the user's own files.
         shown: the first training row as the model reads it, for the eye.
+        shared: held-out prompts that are among the training rows.
     """
 
     recipe: str
@@ -40,6 +43,7 @@ class Job:
     held_out: dict[str, Dataset] = field(default_factory=dict)
     reports: list[Report] = field(default_factory=list)
     shown: str = ""
+    shared: int = 0
 
 
 class World(Protocol):
@@ -154,6 +158,8 @@ def file_job(
         if eval_data:
             job.held_out["held_out"], report = screened(eval_data, experts=False)
             job.reports.append(report)
+            prompts = {json.dumps(prompt) for prompt in train["prompt"]}
+            job.shared = sum(json.dumps(prompt) in prompts for prompt in job.held_out["held_out"]["prompt"])
     return job
 
 
@@ -162,7 +168,7 @@ def show_row(row: dict[str, Any], tokenizer, config: RunConfig) -> str:
     prompt = prompt_text(row["prompt"], tokenizer, config.template, **(config.chat_template_kwargs or {}))
     text = f"The first row's prompt (template {config.template}):\n{shorten(prompt)}\n"
     if row["expert"] and config.uses_experts:
-        part = expert_part(row["expert"][0], config.expert_text)
+        part = expert_part(join_trace(row["expert"][0], opened_by(prompt)), config.expert_text)
         ids = tokenizer(part, add_special_tokens=False)["input_ids"]
         whole = end_trace(ids, tokenizer.eos_token_id, config.max_completion_length, config.expert_too_long)
         cut = "" if len(whole) == len(ids) + 1 else f", cut to {len(whole)}"

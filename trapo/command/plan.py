@@ -76,7 +76,9 @@ def estimated(job: Job, config: RunConfig, rates: tuple[float, float] = (0.0, 0.
     tokenizer, model = load_tokenizer(job.model_path, config.trust_remote_code)
     preflight.check_inputs(config, None, job.train, tokenizer)
     preflight.check_model(config, model, tokenizer, job.train)
-    longest = max((prompt_text(prompt, tokenizer, config.template) for prompt in job.train["prompt"]), key=len)
+    arguments = config.chat_template_kwargs or {}
+    texts = (prompt_text(prompt, tokenizer, config.template, **arguments) for prompt in job.train["prompt"])
+    longest = max(texts, key=len)
     prompt = len(tokenizer(longest)["input_ids"])
     try:
         shape = Shape.of(model)
@@ -104,7 +106,12 @@ def print_plan(job: Job, config: RunConfig, console: Console, rates: tuple[float
 
 def print_data(job: Job, console: Console) -> None:
     """What screening found in the user's files, and the first row as the model reads it."""
-    for line in [line for report in job.reports for line in report.lines()] + ([job.shown] if job.shown else []):
+    found = [line for report in job.reports for line in report.lines()]
+    if job.shared:
+        found.append(
+            f"{job.shared} held-out prompts are among the training rows: their results say what was learned by heart"
+        )
+    for line in found + ([job.shown] if job.shown else []):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -192,6 +192,8 @@ def _trainer(job: Job, config: RunConfig, start: str | Path, checkpoint: Path | 
             # It learns of the run folder when training begins; our first evaluation's figures would go to ./runs.
             callback.logging_dir = str(Path(config.output_dir) / "tensorboard")
     trainer.recorder.job = {"recipe": job.recipe, "model": job.model, "data": job.data}
+    if job.shared:
+        trainer.recorder.job["held_out_in_training"] = job.shared
     return trainer
 
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..config import TRAPOConfig
-from ..files import write_whole
+from ..files import check_output, write_whole
 from ..grading.grader import Grader, usable_cpus
 from ..models import load_tokenizer
 from ..redact import redacted_values
@@ -41,6 +41,7 @@ SCRIPTS = {
     "Arabic": re.compile(r"[\u0600-\u06ff]"),
 }
 MIXED = 0.01  # share of a trace's characters in another script from which it counts as mixed
+COMPANIONS = (".dropped.jsonl", ".contaminated.jsonl", ".summary.json", ".png", ".pdf")
 SECOND = ("problem", "question", "prompt", "generations", "solution", "expert", "target")
 
 
@@ -57,6 +58,7 @@ class Settings:
         check_experts: whether traces are graded, second ones included, and wrong ones dropped.
         drop_contaminated: whether rows that repeat a benchmark's question are left out.
         split: of hub datasets.
+        overwrite: whether the output of an earlier preparation may be replaced.
     """
 
     source: str
@@ -67,6 +69,7 @@ class Settings:
     check_experts: bool = True
     drop_contaminated: bool = False
     split: str = "train"
+    overwrite: bool = False
 
 
 @dataclass
@@ -188,8 +191,10 @@ def prepare(
         raise ValueError(f"--max-tokens {settings.max_tokens}: give a number of at least 1")
     if settings.max_tokens and settings.tokenizer is None:
         raise ValueError(f"--max-tokens {settings.max_tokens} needs --tokenizer, the model whose tokens these are")
+    check_output(settings.out, filter(None, (settings.source, settings.second)), COMPANIONS, settings.overwrite)
     tokenizer = load_tokenizer(settings.tokenizer)[0] if settings.tokenizer else None
-    summary = Summary({k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()})
+    said = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items() if k != "overwrite"}
+    summary = Summary(said)
     summary.unchecked, index = dict(unchecked), Index(questions)
     second = _second(settings)
     config = TRAPOConfig(output_dir="unused", use_cpu=True, template="raw", check_experts=settings.check_experts)

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import load_dataset
 
+from .markup import is_messages
 from .tokens import Messages, expert_part, shorten
 
 COLUMNS = ("id", "prompt", "answer", "expert", "target", "reward_model", "extra_info")
@@ -205,8 +206,12 @@ def read_prompt(value: Any) -> str | Messages:
     if isinstance(value, list):
         prompt = [_message(message) for message in value]
         last = prompt[-1]["content"]
+        if prompt[-1]["role"] == "assistant":
+            raise Defect("prompt ends with an answer", "its last message is the assistant's: end with the user's")
     else:
         last = prompt = _text(value, "prompt", "it")
+        if is_messages(prompt):
+            raise Defect("prompt is messages as text", "chat messages are written down in it: make them a list")
     if not last.strip():
         raise Defect("prompt empty", "nothing but white space")
     return prompt
@@ -242,6 +247,8 @@ def read_trace(value: Any, which: str) -> str:
     if value is None:
         raise Defect("expert empty", "there is none")
     text = _text(value, "expert", "it")
+    if is_messages(text):
+        raise Defect("expert not text", "chat messages are written down in it: make them a list, or take the answer's")
     if not text.strip():
         raise Defect("expert empty", "nothing but white space")
     if not expert_part(text, which).strip():

@@ -66,13 +66,14 @@ def expert_part(text: str, which: str) -> str:
 
     Args:
         text: the whole trace.
-        which: "all", as it is; "think", what is inside the first <think>...</think>, and all of it where there is none,
-            without the white space around (TRAPO's script).
+        which: "all", as it is; "think", what is inside the first <think>...</think>, without the white space around
+            (TRAPO's script); what is before </think> where the prompt has opened it; all of it where there is neither.
     """
     if which == "all":
         return text
-    thought = _THINK.search(text)
-    return (thought[1] if thought else text).strip()
+    if thought := _THINK.search(text):
+        return thought[1].strip()
+    return text.partition("</think>")[0].strip()
 
 
 def end_trace(ids: list[int], eos: int, limit: int, too_long: str) -> list[int]:

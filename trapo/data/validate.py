@@ -21,6 +21,7 @@ from datasets import Dataset
 
 from ..config import TRAPOConfig
 from ..grading.grader import Grader, Verdict, boxed_answer
+from .markup import CLOSINGS, SpecialTokens, begins_thought, closes_thought, join_trace, opened_by, rendered
 from .read import BATCH, Cells, Defect, as_traces, is_text, read_answer, read_prompt, read_trace
 from .rendering import Endless
 from .tokens import Messages, expert_part, prompt_ids, prompt_text, shorten
@@ -30,6 +31,10 @@ REASONS = {
     "row unreadable": "row dropped",
     "prompt empty": "row dropped",
     "prompt not text": "row dropped",
+    "prompt ends with an answer": "row dropped",
+    "prompt is messages as text": "row dropped",
+    "prompt is a rendered template": "row dropped",
+    "prompt has special tokens": "row dropped",
     "prompt refused by its template": "row dropped",
     "prompt too long": "row dropped",
     "prompt of another kind": "row dropped",
@@ -38,9 +43,15 @@ REASONS = {
     "duplicate": "row dropped",
     "expert empty": "trace dropped",
     "expert not text": "trace dropped",
+    "expert is a rendered template": "trace dropped",
+    "expert has special tokens": "trace dropped",
+    "expert thinks, its prompt not": "trace dropped",
     "expert too long": "trace dropped",
     "expert without box": "trace dropped",
     "expert wrong": "trace dropped",
+    "expert joined": "trace kept, its <think> is the prompt's",
+    "expert never closes <think>": "trace kept",
+    "special tokens escaped": "text kept, with a blank in the token's name",
     "expert cut": "trace cut",
     "expert unverified": "trace kept",
     "expert missing": "row kept, without guidance",
@@ -102,6 +113,8 @@ class _Row:
     expert: list[Any]  # as it was read
     traces: dict[int, str] = field(default_factory=dict)  # those of `expert` that are fit, by index
     fit: bool = True
+    opened: str = ""  # the thinking tag that the prompt ends in, as the model reads it
+    closed: bool = False  # whether it ends in a thought that is over
 
 
 class Screen:
@@ -132,6 +145,7 @@ class Screen:
         self.known = None if known is None else {(r["row"], r["trace"]): r for r in known if r["reason"] in GRADED}
         self._verdicts: dict[str, Verdict] = {}  # of answers graded against themselves
         self._first: dict[bytes, tuple[int, str]] = {}  # a prompt's hash -> number and answer of the first row with it
+        self._special = SpecialTokens(tokenizer)
         self._chat: bool | None = None  # whether the first fit prompt is chat messages
 
     def __call__(
@@ -219,7 +233,13 @@ class Screen:
 
     def _screen(self, rows: list[_Row]) -> list[_Row]:
         """Those of `rows` that are fit."""
-        for check in (self._check_prompts, self._check_answers, self._check_repeats, self._check_traces):
+        for check in (
+            self._check_marks,
+            self._check_prompts,
+            self._check_answers,
+            self._check_repeats,
+            self._check_traces,
+        ):
             check(rows)
             rows = [row for row in rows if row.fit]
         if self.check_experts:
@@ -241,6 +261,13 @@ class Screen:
             except Exception as error:
                 self._drop_row(row, "prompt refused by its template", shorten(" ".join(str(error).split()), 200))
                 continue
+            row.opened, row.closed = opened_by(text), closes_thought(text)
+            if isinstance(row.prompt, list) and not _asks(text, row.prompt[-1]["content"]):
+                role = shorten(row.prompt[-1]["role"], 40)
+                self._drop_row(
+                    row, "prompt refused by its template", f"it leaves out the last message, of role {role!r}"
+                )
+                continue
             if room is not None and len(text.encode()) + SPECIAL_TOKENS > room:
                 length = len(prompt_ids(row.prompt, self.tokenizer, template, **arguments))
                 if length > room:
@@ -249,6 +276,53 @@ class Screen:
                         f"the model's context of {self.context}"
                     )
                     self._drop_row(row, "prompt too long", detail)
+
+    def _check_marks(self, rows: list[_Row]) -> None:
+        """Prompts that a template has been at, and names of special tokens in them."""
+        if self.config.special_tokens == "keep":
+            return
+        for row in rows:
+            texts = [row.prompt] if isinstance(row.prompt, str) else [m["content"] for m in row.prompt]
+            if mark := next((mark for text in texts if (mark := rendered(text))), None):
+                self._drop_row(row, "prompt is a rendered template", f"it begins with {mark}: give the bare text")
+            elif found := self._special.found(texts):
+                if self.config.special_tokens == "drop":
+                    self._drop_row(row, "prompt has special tokens", self._marks(found))
+                    continue
+                self.report.counts["special tokens escaped"] += 1
+                row.prompt = (
+                    self._special.escape(row.prompt)
+                    if isinstance(row.prompt, str)
+                    else [m | {"content": self._special.escape(m["content"])} for m in row.prompt]
+                )
+
+    def _check_trace_marks(self, rows: list[_Row]) -> None:
+        """How traces go on from their prompts, and names of special tokens in them."""
+        for row in rows:
+            for i, text in list(row.traces.items()):
+                if self.config.special_tokens != "keep":
+                    text = row.traces[i] = self._special.without_end(text)
+                    if mark := rendered(text):
+                        detail = f"it begins with {mark}: give the bare text"
+                        self._drop_trace(row, i, "expert is a rendered template", detail)
+                        continue
+                    if found := self._special.found([text]):
+                        if self.config.special_tokens == "drop":
+                            self._drop_trace(row, i, "expert has special tokens", self._marks(found))
+                            continue
+                        self.report.counts["special tokens escaped"] += 1
+                        text = row.traces[i] = self._special.escape(text)
+                if row.closed and begins_thought(text):
+                    detail = "its prompt ends in a thought that is over: see chat_template_kwargs (enable_thinking)"
+                    self._drop_trace(row, i, "expert thinks, its prompt not", detail)
+                elif row.opened:
+                    self.report.counts["expert joined"] += begins_thought(text)
+                    self.report.counts["expert never closes <think>"] += not any(tag in text for tag in CLOSINGS)
+
+    @staticmethod
+    def _marks(found: list[str]) -> str:
+        """What is said of special tokens in a text."""
+        return f"{found[0]!r}, {len(found)} in all: set special_tokens to 'escape', or to 'keep' if they are meant"
 
     def _check_answers(self, rows: list[_Row]) -> None:
         """Whether a right sample could be graded right at all: math-verify must find the answer equal to itself."""
@@ -291,6 +365,7 @@ class Screen:
                         self._drop(row.number, row.id, defect.reason, defect.detail, i)
         if not self.check_experts:
             return
+        self._check_trace_marks(rows)
         if self.config.check_experts or self.config.expert_too_long == "drop":
             self._check_lengths(rows)
         if self.known is not None:
@@ -303,7 +378,9 @@ class Screen:
 
     def _check_lengths(self, rows: list[_Row]) -> None:
         limit, which = self.config.max_completion_length, self.config.expert_text
-        parts = [(row, i, expert_part(text, which)) for row in rows for i, text in row.traces.items()]
+        parts = [
+            (row, i, expert_part(join_trace(text, row.opened), which)) for row in rows for i, text in row.traces.items()
+        ]
         parts = [part for part in parts if len(part[2].encode()) >= limit]
         for start in range(0, len(parts), TOKENIZE_AT_ONCE):
             some = parts[start : start + TOKENIZE_AT_ONCE]
@@ -334,3 +411,8 @@ class Screen:
         """The main process's verdicts, on every rank: near a time limit two of them might not agree."""
         main = PartialState().is_main_process
         return broadcast_object_list([self.grader.grade(texts, golds, quick=quick) if main else None])[0]
+
+
+def _asks(text: str, question: str) -> bool:
+    """Whether a rendered prompt has its question in it: some templates leave out roles that they do not know."""
+    return all(word in text for word in question.split()[:4])

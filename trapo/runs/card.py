@@ -89,8 +89,10 @@ def _results(folder: RunFolder) -> str:
     records: list[dict[str, Any]] = folder.records("evals.jsonl")
     if not records:
         return "None: there was no held-out set."
-    lines = ["| held-out set | questions | samples | before | after |", "|---|---|---|---|---|"]
-    each = samples_each(folder.record().get("config", {}))
+    record = folder.record()
+    shared, each = record.get("held_out_in_training"), samples_each(record.get("config", {}))
+    lines = [f"{shared} held-out prompts were among the training rows.", ""] if shared else []
+    lines += ["| held-out set | questions | samples | before | after |", "|---|---|---|---|---|"]
     for name in dict.fromkeys(record["set"] for record in records):
         mine = [record for record in records if record["set"] == name]
         before, after = (held_out([record], each) for record in (mine[0], mine[-1]))

@@ -23,7 +23,7 @@ from transformers import TrainerCallback
 
 from ..files import write_whole
 from ..method.guidance import Trace
-from ..rollout.types import Row
+from ..rollout.types import Group, Row
 from .micro_batches import unsynced
 
 FILE = "failed_prompts.json"
@@ -45,8 +45,8 @@ class Imitator(Protocol):
     def token_logps(self, model: Any, ids: Tensor, mask: Tensor, last: int) -> Tensor:
         """Log-probabilities (B, last) of the last tokens of `ids` (B, L), with their graph."""
 
-    def first_trace(self, columns: dict[str, Any]) -> Trace | None:
-        """The first expert trace of a dataset row."""
+    def first_trace(self, group: Group) -> Trace | None:
+        """The first expert trace of a prompt."""
 
     def note_sft_step(self, names: Sequence[str], tokens: int) -> None:
         """Count a step on the demonstrations of these names, of so many tokens on all ranks."""
@@ -78,7 +78,7 @@ class FailedPrompts(TrainerCallback):
             samples = list(group)
             if not any(row.reward for row in samples):
                 shown = samples[0].group
-                if trace := self.trainer.first_trace(shown.columns):
+                if trace := self.trainer.first_trace(shown):
                     mine.append((f"{shown.prompt_id}:0", list(shown.prompt_ids), list(trace.ids)))
         new = gather_object(mine)
         self.waiting = new + self.waiting if self.order == "newest" else self.waiting + new

@@ -90,6 +90,7 @@ def check_inputs(args: TRAPOConfig, reward_funcs, train_dataset, processing_clas
         )
     if columns & {"image", "images"}:
         raise ValueError("train_dataset has images: vision-language models are not supported, remove the column")
+    check_prompts(train_dataset)
     if args.uses_experts:
         what = "the SFT stage learns" if "sft" in args.stages else f"guidance {args.guidance!r} shows"
         what = "the steps on failed prompts learn" if args.failed_prompts else what
@@ -117,6 +118,20 @@ def check_inputs(args: TRAPOConfig, reward_funcs, train_dataset, processing_clas
                 f"train_dataset has {len(train_dataset)} rows, but one generation batch takes {prompts} prompts "
                 f"(generation_batch_size {args.generation_batch_size} / {args.num_generations}): TRL would drop it and "
                 "train no step. Add rows, or lower per_device_train_batch_size"
+            )
+
+
+def check_prompts(dataset) -> None:
+    """Chat prompts must ask: one that ends with the assistant's message would be closed, and another turn opened.
+
+    Raises:
+        ValueError: naming the row.
+    """
+    for i, prompt in enumerate(dataset["prompt"] if isinstance(dataset, Dataset) else ()):
+        if isinstance(prompt, list) and prompt and prompt[-1].get("role") == "assistant":
+            raise ValueError(
+                f"the prompt of row {i + 1} ends with the assistant's message: end it with the user's (a prefilled "
+                "answer is not continued)"
             )
 
 

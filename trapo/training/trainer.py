@@ -320,7 +320,7 @@ class TRAPOTrainer(SafeSteps, HeldOut, Rewards, JointLoss, MicroBatchLoss, GRPOT
                 prompt_id += f"#{seen[prompt_id]}"
             guided = self._mode == "train" and self.guidance.guides
             columns = {name: value for name, value in row.items() if name != PADDING}
-            groups.append(Group(prompt_id, tuple(ids), self._traces(row) if guided else [], columns, counted))
+            groups.append(Group(prompt_id, tuple(ids), self._traces(row, ids) if guided else [], columns, counted))
         return groups
 
     def demonstrations(self) -> list[Demonstration]:
@@ -328,17 +328,17 @@ class TRAPOTrainer(SafeSteps, HeldOut, Rewards, JointLoss, MicroBatchLoss, GRPOT
         found = []
         for row in self.train_dataset:
             (group,) = self._groups([row])
-            traces = group.traces or self._traces(row)
+            traces = group.traces or self._traces(row, group.prompt_ids)
             found += [Demonstration(f"{group.prompt_id}:{i}", group.prompt_ids, t.ids) for i, t in enumerate(traces)]
         return found
 
-    def first_trace(self, columns: dict[str, Any]) -> Trace | None:
+    def first_trace(self, group: Group) -> Trace | None:
         """The first expert trace of a dataset row, if it has one."""
-        return next(iter(self._traces(columns)), None)
+        return next(iter(self._traces(group.columns, group.prompt_ids)), None)
 
-    def _traces(self, row: dict[str, Any]) -> list[Trace]:
+    def _traces(self, row: dict[str, Any], prompt_ids: Sequence[int]) -> list[Trace]:
         """A row's expert traces; counts those that are too long, and prompts without any."""
-        traces, long = self.trace_tokenizer(row.get("expert"))
+        traces, long = self.trace_tokenizer(row.get("expert"), prompt_ids)
         means = self._means[self._mode]
         for too_long in long:
             means.add("expert/too_long_share", float(too_long))
