@@ -310,7 +310,7 @@ def report(
 
 @app.command()
 def compare(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of `trapo eval`; the others are held to the first.")],
+    folders: Annotated[list[Path], typer.Argument(help="Folders of `trapo eval`; each is held to each before it.")],
     out: Annotated[Path, typer.Option(help="Folder for the figures and the numbers.")] = Path("comparison"),
     seed: Annotated[int, typer.Option(help="Of the bootstrap and the permutation test.")] = 0,
 ) -> None:

@@ -1,9 +1,10 @@
-"""`trapo compare`: evaluations of the same questions, paired, each against the first."""
+"""`trapo compare`: evaluations of the same questions, paired, each with each."""
 
 import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from rich.table import Table
 from trapo.files import write_whole
 from trapo.redact import redacted_values
 from trapo.runs.folder import environment
-from trapo.terminal import Console
+from trapo.terminal import Console, visible
 
 from . import figures, stats
 from .folder import EvalFolder, finite
 from .report import NARROW, number, say, title
 
+Shares = dict[str, dict[str, float]]  # benchmark -> question -> share of its samples that are correct
 SAME = ("temperature", "top_p", "top_k", "min_p", "template", "seed", "engine", "dtype")
 
 
@@ -25,7 +27,7 @@ def run(paths: Sequence[Path], out: Path, seed: int, console: Console) -> Path:
     """Compare evaluations, print the table, and write compare.json and figures into `out`.
 
     Args:
-        paths: folders of finished evaluations, at least two; the others are held to the first.
+        paths: folders of finished evaluations, at least two.
         out: a folder, made if need be; an earlier comparison in it is overwritten.
         seed: of bootstrap and permutation test.
         console: to print to.
@@ -39,12 +41,11 @@ def run(paths: Sequence[Path], out: Path, seed: int, console: Console) -> Path:
         raise ValueError(f"--seed {seed}: it must be 0 or more")
     folders = [EvalFolder(path) for path in paths]
     records = [folder.finished() for folder in folders]
-    first, *others = [shares(folder) for folder in folders]
-    rows = [row for i, other in enumerate(others, 1) for row in pairs(first, other, i, seed)]
+    found = [shares(folder) for folder in folders]
+    rows = [row for (i, a), (j, b) in combinations(enumerate(found), 2) for row in pairs(a, b, i, j, seed)]
     if not rows:
         raise ValueError(f"{paths[0]} and the others share no question: evaluate them on the same benchmarks")
-    adjusted = stats.holm([row["p"] for row in rows])
-    rows = [row | {"p (Holm)": float(p)} for row, p in zip(rows, adjusted, strict=True)]
+    rows = adjusted(rows, found, seed)
     notes = differing(records)
     command = shlex.join(environment()["command"])
     models = [
@@ -60,7 +61,7 @@ def run(paths: Sequence[Path], out: Path, seed: int, console: Console) -> Path:
     return out
 
 
-def shares(folder: EvalFolder) -> dict[str, dict[str, float]]:
+def shares(folder: EvalFolder) -> Shares:
     """Benchmark -> question -> share of its samples that are correct."""
     found: dict[str, dict[str, list[bool]]] = {}
     for line in folder.graded():
@@ -68,20 +69,29 @@ def shares(folder: EvalFolder) -> dict[str, dict[str, float]]:
     return {task: {q: sum(c) / len(c) for q, c in questions.items()} for task, questions in found.items()}
 
 
-def pairs(
-    a: dict[str, dict[str, float]], b: dict[str, dict[str, float]], index: int, seed: int
-) -> list[dict[str, Any]]:
-    """b minus a on each benchmark, over the questions that both have; `index` says which evaluation b is."""
+def pairs(a: Shares, b: Shares, first: int, other: int, seed: int) -> list[dict[str, Any]]:
+    """b minus a on each benchmark, over the questions that both have; `first` and `other` say which evaluations."""
     rows = []
     for name in a:
         common = [question for question in a[name] if question in b.get(name, {})]
         if common:
             found = stats.compare([b[name][q] for q in common], [a[name][q] for q in common], seed)
-            left_out = len(a[name].keys() ^ b[name].keys())
-            rows.append(
-                {"evaluation": index, "benchmark": name, "questions": len(common), "left out": left_out} | asdict(found)
-            )
+            which = {"first": first, "evaluation": other, "benchmark": name, "questions": len(common)}
+            rows.append(which | {"left out": len(a[name].keys() ^ b[name].keys())} | asdict(found))
     return rows
+
+
+def adjusted(rows: Sequence[dict[str, Any]], found: Sequence[Shares], seed: int) -> list[dict[str, Any]]:
+    """Rows with what holds for all of them at once: Holm's p, and simultaneous intervals."""
+    gaps = []
+    for row in rows:
+        name, a, b = row["benchmark"], found[row["first"]], found[row["evaluation"]]
+        gaps.append({(name, q): b[name][q] - a[name][q] for q in a[name] if q in b[name]})
+    at_once, p = stats.simultaneous(gaps, seed), stats.holm([row["p"] for row in rows])
+    return [
+        row | {"p (Holm)": float(p), "all low": low, "all high": high}
+        for row, p, (low, high) in zip(rows, p, at_once, strict=True)
+    ]
 
 
 def differing(records: Sequence[dict[str, Any]]) -> list[str]:
@@ -99,36 +109,55 @@ def differing(records: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def models(records: Sequence[dict[str, Any]]) -> Table:
+    """Each evaluation's avg@n of each benchmark, with the interval that it has by itself."""
+    names = list(dict.fromkeys(name for record in records for name in record["results"]))
+    table = Table("", *names, **NARROW)
+    for i, record in enumerate(records, 1):
+        found = [record["results"].get(name, {}).get("avg@n") for name in names]
+        cells = [f"{e['value']:.3f}\n{e['low']:.3f}-{e['high']:.3f}" if e else "-" for e in found]
+        table.add_row(f"{i}: {visible(record['model']['label'])}", *cells)
+    return table
+
+
 def show(
     records: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], notes: Sequence[str], console: Console
 ) -> None:
-    """Print the table, a row per pair and benchmark."""
-    columns = ("benchmark\nquestions", "first\nother", "difference\n95%", "p\np (Holm)", "win/tie/loss", "detectable")
-    table = Table(*columns, **NARROW)
-    for index, record in enumerate(records[1:], 1):
-        table.add_section()
-        if len(records) > 2:
-            table.add_row(record["model"]["label"])
-        for row in (row for row in rows if row["evaluation"] == index):
-            first, other = (number(r["results"][row["benchmark"]]["avg@n"]["value"]) for r in (records[0], record))
-            spread = row["low"] == row["low"]  # NaN where all differences are equal
-            interval = f"{row['low']:+.3f} to {row['high']:+.3f}" if spread else "no spread"
-            table.add_row(
-                f"{row['benchmark']}\n{row['questions']}",
-                f"{first}\n{other}",
-                f"{row['difference']:+.3f}\n{interval}",
-                f"{row['p']:.4f}\n{row['p (Holm)']:.4f}",
-                f"{row['wins']}/{row['ties']}/{row['losses']}",
-                number(row["detectable"]) if spread else "-",
-            )
-    say(console, f"first: {title(records[0])}")
-    for record in records[1:]:
-        say(console, f"other: {title(record)}")
+    """Print the models beside each other where there are more than two, and a row per pair and benchmark."""
+    for place, record in enumerate(records, 1):
+        say(console, f"{place}: {title(record)}")
+    if len(records) > 2:
+        console.print(models(records))
+    one = len(rows) == 1
+    interval = "95%" if one else "95%, all at once"
+    columns = ("benchmark\nquestions", "first\nother", f"difference\n{interval}", "p\np (Holm)", "win/tie/loss")
+    table = Table(*columns, "detectable", **NARROW)
+    pair = None
+    for row in rows:
+        first, other = records[row["first"]], records[row["evaluation"]]
+        if pair != (row["first"], row["evaluation"]):
+            pair = row["first"], row["evaluation"]
+            table.add_section()
+            if len(records) > 2:
+                names = f"{pair[1] + 1} minus {pair[0] + 1}"
+                table.add_row(f"{names}: {visible(other['model']['label'])}, {visible(first['model']['label'])}")
+        values = [number(r["results"][row["benchmark"]]["avg@n"]["value"]) for r in (first, other)]
+        spread = row["low"] == row["low"]  # NaN where all differences are equal
+        ends = (row["low"], row["high"]) if one else (row["all low"], row["all high"])
+        table.add_row(
+            f"{row['benchmark']}\n{row['questions']}",
+            "\n".join(values),
+            f"{row['difference']:+.3f}\n" + (f"{ends[0]:+.3f} to {ends[1]:+.3f}" if spread else "no spread"),
+            f"{row['p']:.4f}\n{row['p (Holm)']:.4f}",
+            f"{row['wins']}/{row['ties']}/{row['losses']}",
+            number(row["detectable"]) if spread else "-",
+        )
     console.print(table)
+    how = "bootstrapped over questions" if one else "max-t bootstrap over questions: all intervals hold at once"
     say(
         console,
-        "difference: other minus first, bootstrapped over questions; p: sign-flip test over questions; Holm: "
-        f"for all {len(rows)} comparisons; detectable: what as many such questions show at 5% with 80% power",
+        f"difference: other minus first, {how}; p: sign-flip test over questions; Holm: for all {len(rows)} "
+        "comparisons; detectable: what as many such questions show at 5% with 80% power",
     )
     for note in notes:
         say(console, f"[warning] the evaluations differ in more than the model: {note}")

@@ -20,23 +20,29 @@ def draw(folder: EvalFolder) -> list[Path]:
 
 
 def draw_comparison(records: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], folder: Path, command: str):
-    """Accuracies beside each other, and differences to the first with their intervals."""
+    """Accuracies beside each other, and differences with their intervals."""
     with style():
         bars(records, folder, command)
         fig, axes = new_figure(columns=1, height=0.7 + 0.25 * len(rows))
         places = range(len(rows), 0, -1)
         for y, row in zip(places, rows, strict=True):
             color = colors_of(records)[row["evaluation"]]
-            axes.plot([row["low"], row["high"]], [y, y], color=color, linewidth=1.2)
+            low, high = ("low", "high") if len(rows) == 1 else ("all low", "all high")
+            axes.plot([row[low], row[high]], [y, y], color=color, linewidth=1.2)
             axes.plot(row["difference"], y, "o", color=color)
         axes.axvline(0, color="#444444", linewidth=0.8)
-        labels = [f"{records[row['evaluation']]['model']['label']}\n{row['benchmark']}" for row in rows]
+        of = [records[row["evaluation"]]["model"]["label"] for row in rows]
+        if len(records) > 2:
+            of = [f"{name} - {records[row['first']]['model']['label']}" for name, row in zip(of, rows, strict=True)]
+        labels = [f"{name}\n{row['benchmark']}" for name, row in zip(of, rows, strict=True)]
         axes.set_yticks(list(places), labels)
         axes.set_ylim(0.4, len(rows) + 0.6)
         axes.grid(axis="y", visible=False)
         axes.locator_params(axis="x", nbins=5)
         # Two lines that end where the axes do: long labels at the left leave little room.
-        axes.set_xlabel(f"avg@n minus that of\n{records[0]['model']['label']} (95%, paired)", loc="right")
+        other = records[0]["model"]["label"] if len(records) == 2 else "the other"
+        held = "95%, paired" if len(rows) == 1 else "95% all at once, paired"
+        axes.set_xlabel(f"avg@n minus that of\n{other} ({held})", loc="right")
         save_figure(fig, folder / "differences.png", settings_of(records), command)
 
 

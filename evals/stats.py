@@ -238,6 +238,50 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     return adjusted
 
 
+def simultaneous(gaps: Sequence[Mapping[Hashable, ArrayLike]], seed: int) -> list[tuple[float, float]]:
+    """Intervals of several mean differences that all hold at once with 95%: those of `holm`'s questions, as intervals.
+
+    difference +- c se, where c is the 95% quantile of the largest |d* - d| / se over all of them, in a bootstrap that
+    resamples questions (the max-t of Westfall and Young 1993). Questions of one name are resampled together, so that
+    differences that hang together (A - B, A - C and B - C) are not corrected for twice.
+
+    Args:
+        gaps: for each difference, question -> its difference there. Questions of the same key are the same; those of
+            one benchmark have keys (benchmark, question), and each benchmark is resampled by itself.
+        seed: of the bootstrap.
+
+    Returns:
+        (low, high) of each; NaN where all of a difference's questions agree, which leaves no spread.
+    """
+    rng = np.random.default_rng(seed)
+    blocks: dict[Hashable, dict[Hashable, int]] = {}  # of each benchmark, question -> row
+    for gap in gaps:
+        for block, question in gap:
+            rows = blocks.setdefault(block, {})
+            rows.setdefault(question, len(rows))
+    means = np.array([np.mean(list(gap.values())) for gap in gaps])
+    errors = np.array([standard_error(np.array(list(gap.values()), float)) for gap in gaps])
+    spread = errors > 1e-12
+    worst = np.zeros(RESAMPLES)
+    for block, rows in blocks.items():
+        mine = [k for k, gap in enumerate(gaps) if spread[k] and next(iter(gap))[0] == block]
+        if not mine:
+            continue
+        values, there = np.zeros((2, len(rows), len(mine)))
+        for column, k in enumerate(mine):
+            for (_, question), value in gaps[k].items():
+                values[rows[question], column], there[rows[question], column] = value, 1
+        for r in range(RESAMPLES):
+            times = np.bincount(rng.integers(len(rows), size=len(rows)), minlength=len(rows))
+            drawn = (times @ values) / np.maximum(times @ there, 1)
+            worst[r] = max(worst[r], (np.abs(drawn - means[mine]) / errors[mine]).max())
+    critical = np.quantile(worst, 0.95)
+    return [
+        (m - critical * e, m + critical * e) if s else (np.nan, np.nan)
+        for m, e, s in zip(means.tolist(), errors.tolist(), spread, strict=True)
+    ]
+
+
 def length_quantiles(lengths: ArrayLike, qs: Sequence[float] = (0.1, 0.5, 0.9, 0.99)) -> dict[float, float]:
     """q -> quantile of the samples' lengths, in their unit, linear between neighbours."""
     values = _numbers("lengths", lengths).ravel()

@@ -354,15 +354,28 @@ def test_a_comparison_by_hand(tmp_path):
     text = io.StringIO()
     out = compare.run([a, b, c], tmp_path / "out", 0, Console(file=text, width=90))
     found = json.loads((out / "compare.json").read_text())
-    first, second = found["comparisons"]
+    first, second, third = found["comparisons"]
     # Differences 1, .5, 0, -.5: their mean is .25; of the 8 sign flips of (1, .5, -.5) |sum| >= 1 in 6.
     assert first["difference"] == 0.25 and (first["wins"], first["ties"], first["losses"]) == (2, 1, 1)
     assert first["p"] == 0.75 and first["p (Holm)"] == 1.0 and first["questions"] == 4
     assert second["difference"] == 0 and second["ties"] == 4 and second["left out"] == 1 and second["se"] is None
     assert found["differing settings"] == ["temperature: 1.0, 1.0, 0.6"]
+    assert [(row["first"], row["evaluation"]) for row in (first, second, third)] == [(0, 1), (0, 2), (1, 2)]
+    # c minus b: -1, -.5, 0, .5. All at once: wider than each alone, and around the difference.
+    assert third["difference"] == -0.25 and third["left out"] == 1
+    for row in (first, third):
+        assert row["all low"] < row["low"] < row["difference"] < row["high"] < row["all high"]
+        assert row["all high"] + row["all low"] == pytest.approx(2 * row["difference"])
+    assert first["all high"] - first["all low"] == pytest.approx(third["all high"] - third["all low"])
+    assert second["all low"] is None
     printed = text.getvalue()
     lines = [line.strip() for line in printed.splitlines()]
-    assert lines.index("b") < lines.index("c")  # which rows are whose
+    places = [next(i for i, line in enumerate(lines) if line.startswith(f"{names}: ")) for names in
+              ("2 minus 1", "3 minus 1", "3 minus 2")]  # fmt: skip
+    assert places == sorted(places)  # which rows are whose
+    assert (
+        next(line for line in lines if line.startswith("1: a ")).split()[-1] == "0.500"
+    )  # the models beside each other
     assert "+0.250" in printed and "2/1/1" in printed and "no spread" in printed
     assert "[warning] the evaluations differ in more than the model: temperature: 1.0, 1.0, 0.6" in printed
     assert "[warning] math500: 1 questions that only one of them has are left out" in printed
@@ -435,7 +448,7 @@ def test_figures_of_all_benchmarks_show_each_and_keep_their_labels_inside(tmp_pa
         assert [ax.get_title() for ax in axes] == names
     ticks = [label.get_text() for label in drawn["pass_at_k"].axes[0].get_xticklabels()]
     assert ticks == ["1", "2", "4", "8", "16", "33"]  # 32 would lie on 33
-    row = {"evaluation": 1, "low": -0.1, "high": 0.1, "difference": 0.0}
+    row = {"first": 0, "evaluation": 1, "all low": -0.1, "all high": 0.1, "difference": 0.0}
     records = [folder.record() for folder in folders]
     figures.draw_comparison(records, [row | {"benchmark": name} for name in names], tmp_path, "trapo compare")
     fig = drawn["differences"]
