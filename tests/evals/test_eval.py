@@ -326,6 +326,7 @@ def folder_of(path, shares, alpha=None, temperature=1.0):
     path.mkdir()
     lines = [
         {"key": f"{i}{k}", "task": "math500", "question": f"q{i}", "index": k, "status": status}
+        | {"tokens": 3, "finish": "stop"}
         for i, share in enumerate(shares)
         for k, status in enumerate(["correct"] * share + ["wrong"] * (2 - share))
     ]
@@ -361,10 +362,10 @@ def test_a_comparison_by_hand(tmp_path):
     assert second["difference"] == 0 and second["ties"] == 4 and second["left out"] == 1 and second["se"] is None
     assert found["differing settings"] == ["temperature: 1.0, 1.0, 0.6"]
     assert [(row["first"], row["evaluation"]) for row in (first, second, third)] == [(0, 1), (0, 2), (1, 2)]
-    # c minus b: -1, -.5, 0, .5. All at once: wider than each alone, and around the difference.
+    # c minus b: -1, -.5, 0, .5. All at once: no narrower than each alone, and around the difference.
     assert third["difference"] == -0.25 and third["left out"] == 1
     for row in (first, third):
-        assert row["all low"] < row["low"] < row["difference"] < row["high"] < row["all high"]
+        assert row["all low"] <= row["low"] < row["difference"] < row["high"] <= row["all high"]
         assert row["all high"] + row["all low"] == pytest.approx(2 * row["difference"])
     assert first["all high"] - first["all low"] == pytest.approx(third["all high"] - third["all low"])
     assert second["all low"] is None
@@ -427,9 +428,10 @@ def all_benchmarks(path, label):
     folder = EvalFolder(folder_of(path, [1]))
     average = {"value": 0.98, "low": 0.9, "high": 1.0}
     curve = {"ks": [1, 2, 4, 8, 16, 32, 33], "value": [0.5] * 7, "low": [0.4] * 7, "high": [0.6] * 7}
+    said = {"prompts": "x", "hash": "h", "first prompt": "?"}
     record = folder.record() | {
         "results": {n: {"avg@n": average, "questions": 30, "samples": 33, "pass@k": curve} for n in names},
-        "data": {n: {"questions": 30, "samples": 33, "max_tokens": 8192} for n in names},
+        "data": {n: {"questions": 30, "samples": 33, "max_tokens": 8192} | said for n in names},
     }
     record["model"]["label"] = label
     folder.write(record)
