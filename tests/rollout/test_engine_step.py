@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 from places import ROOT
-from test_engine import engine, requests
+from test_engine import engine, requests, same
 from transformers.integrations.sdpa_attention import repeat_kv
 
 from trapo.rollout.engines import torch_step
@@ -97,7 +97,7 @@ def test_the_models_own_attention_is_put_back(model, monkeypatch):
 @pytest.mark.parametrize("steps", [2, 3, 8, 100])
 def test_several_steps_between_two_looks_draw_the_same(steps, model, autocast):
     todo = requests()
-    assert generate(engine(model, steps=steps, slots=7), todo) == generate(engine(model), todo)
+    assert same(generate(engine(model, steps=steps, slots=7), todo), generate(engine(model), todo))
 
 
 def test_what_is_drawn_behind_an_end_is_dropped(model):
@@ -119,7 +119,8 @@ def test_a_slot_that_is_given_up_leaves_the_others_as_they_are(model, autocast):
     while len(found) < len(todo) - len(given_up):
         found |= drawing.poll()
     assert len(given_up) > 3
-    assert all(found[key] == sample for key, sample in zip(keys, alone, strict=True) if key not in given_up)
+    kept = [(found[key], sample) for key, sample in zip(keys, alone, strict=True) if key not in given_up]
+    assert same(*zip(*kept, strict=True))
 
 
 # ---------------------------------------------------------------- prefill
@@ -130,7 +131,7 @@ def test_prompts_are_prefilled_under_the_budget(budget, model, autocast, monkeyp
     todo = requests(60)
     expected = generate(engine(model), todo)
     seen = shapes_of(model, monkeypatch)
-    assert generate(engine(model, prefill_tokens=budget), todo) == expected
+    assert same(generate(engine(model, prefill_tokens=budget), todo), expected)
     prefills = [shape for shape in seen if shape[1] > 1]
     assert max(rows * tokens for rows, tokens in prefills) <= budget
     assert any(tokens < 48 for _, tokens in prefills)  # a prompt of 33 to 48 tokens came in parts, or in company
@@ -142,7 +143,7 @@ def test_a_prompt_that_a_running_sample_has_is_not_computed_again(model, autocas
     expected = [generate(engine(model), [r])[0] for r in todo]
     drawing = engine(model, slots=6)  # the later ones come when some have ended
     seen = shapes_of(model, monkeypatch)
-    assert generate(drawing, todo) == expected
+    assert same(generate(drawing, todo), expected)
     assert [shape for shape in seen if shape[1] > 1] == [(4, 32)]
 
 
@@ -202,19 +203,19 @@ def test_a_gpus_shapes_are_few(model):
 def test_a_gpus_shapes_draw_the_same(free, model, autocast, monkeypatch):
     todo = requests()
     expected = generate(engine(model), todo)
-    assert generate(like_a_gpu(monkeypatch, engine(model, steps=8), free), todo) == expected
+    assert same(generate(like_a_gpu(monkeypatch, engine(model, steps=8), free), todo), expected)
 
 
 def test_memory_is_held_until_it_is_given_back(model):
     todo = requests()
     expected = generate(engine(model), todo)
     drawing = engine(model, hold=True)
-    assert generate(drawing, todo) == expected
+    assert same(generate(drawing, todo), expected)
     kept = drawing._cache
     assert drawing.bytes == sum(x.nbytes for x in (*kept.keys, *kept.values)) > 0
-    assert generate(drawing, todo) == expected and drawing._cache is kept
+    assert same(generate(drawing, todo), expected) and drawing._cache is kept
     drawing.release()
-    assert drawing.bytes == 0 and generate(drawing, todo) == expected
+    assert drawing.bytes == 0 and same(generate(drawing, todo), expected)
 
 
 def test_a_fixed_length_has_one_shape_for_all_steps_and_one_for_all_prefills(model, autocast, monkeypatch):
@@ -241,7 +242,7 @@ def test_steps_that_prove_themselves_are_replayed(model, autocast):
     recorded = []
     drawing = with_graphs(engine(model, steps=4), lambda run: recorded.append(run) or run)
     todo = requests()
-    assert generate(drawing, todo) == generate(engine(model), todo)
+    assert same(generate(drawing, todo), generate(engine(model), todo))
     assert len(recorded) > 1 and drawing.describe()["decoding"] == "CUDA graphs"
 
 
@@ -274,10 +275,10 @@ def broken(kind, drawing):
 def test_graphs_that_do_not_are_given_up_with_one_line(kind, model, autocast, caplog):
     drawing, todo = engine(model, steps=4), requests()
     with_graphs(drawing, broken(kind, drawing))
-    assert generate(drawing, todo) == generate(engine(model), todo)
+    assert same(generate(drawing, todo), generate(engine(model), todo))
     (line,) = [r.getMessage() for r in caplog.records if "without CUDA graphs" in r.getMessage()]
     assert drawing.describe()["decoding"] == "eager" and drawing.describe()["no graphs"] in line
-    assert generate(drawing, todo) == generate(engine(model), todo)  # and are not tried again
+    assert same(generate(drawing, todo), generate(engine(model), todo))  # and are not tried again
     assert len([r for r in caplog.records if "without CUDA graphs" in r.getMessage()]) == 1
 
 

@@ -17,7 +17,6 @@ from trapo.config import RunConfig as TRAPOConfig
 from trapo.training import lora
 
 pytest.importorskip("peft")
-pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +44,7 @@ def finished(base, tmp_path_factory, precision):
     return stages.train(job, config)
 
 
+@pytest.mark.gpu
 def test_a_stage_ends_in_a_merged_model_and_keeps_the_rest_of_its_base(base, finished):
     before, sft, final = (load_file(p / "model.safetensors") for p in (base, finished.sft, finished.final))
     assert set(before) == set(sft) == set(final)
@@ -57,6 +57,7 @@ def test_a_stage_ends_in_a_merged_model_and_keeps_the_rest_of_its_base(base, fin
         torch.testing.assert_close(final[name], sft[name] + 32 / 4 * b @ a)
 
 
+@pytest.mark.gpu
 def test_the_merged_model_is_the_adapted_one(finished):
     from peft import PeftModel
 

@@ -58,7 +58,7 @@ def test_what_comes_between_updates_does_not_matter(between, plain, tmp_path, to
     other = trained(tmp_path, tokenizer, **between)
     before = dict(conftest.new_model().named_parameters())
     one, two = ({n: p.detach().cpu() - before[n] for n, p in t.model.named_parameters()} for t in (plain, other))
-    near = {"fp32": 1e-4, "bf16": 0.02}[precision] if "eval_steps" in between else 0
+    near = {"fp32": 1e-4, "bf16": 0.02}[precision] if "eval_steps" in between or not SETTINGS["use_cpu"] else 0
     assert distance(two, one) <= near
 
 
@@ -73,7 +73,8 @@ def test_mixed_precision_keeps_the_weights_in_float32_and_its_step_near_the_exac
 def test_run_json_says_what_has_drawn(plain, precision):
     found = RunFolder(plain.args.output_dir).record()["rollout"]
     weights = "copy" if precision == "bf16" else "the model's"
-    assert (found["engine"], found["decoding"], found["weights"]) == ("torch", "eager", weights)
+    assert (found["engine"], found["weights"]) == ("torch", weights)
+    assert found["decoding"] == ("eager" if SETTINGS["use_cpu"] else "CUDA graphs")
     assert "fixed length" not in found
 
 
@@ -84,7 +85,9 @@ def test_deterministic_runs_compute_one_shape_where_bits_depend_on_it(tmp_path, 
         trained(path, tokenizer, schedule=schedule, deterministic=True, max_steps=1)
         samples.append((path / "rollouts.jsonl").read_bytes())
         # "10+10=" and 24 tokens, in multiples of 16
-        assert RunFolder(path).record()["rollout"].get("fixed length") == (32 if precision == "bf16" else None)
+        assert RunFolder(path).record()["rollout"].get("fixed length") == (
+            32 if precision == "bf16" or not SETTINGS["use_cpu"] else None
+        )
     assert samples[0] == samples[1]
 
 
