@@ -95,9 +95,13 @@ def parse(text: bytes) -> Any:
         raise ValueError("brackets are nested too deep") from None
 
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a JSONL file; a torn last line is dropped with a warning, a broken line elsewhere is an error."""
+def read_jsonl(path: Path, start: int = 0) -> Iterator[dict[str, Any]]:
+    """The records of a JSONL file, behind its first `start` bytes, from where lines are counted.
+
+    A torn last line is dropped with a warning, a broken line elsewhere is an error.
+    """
     with open(path, "rb") as file:
+        file.seek(start)
         for number, line in enumerate(file, 1):
             try:
                 if not line.endswith(b"\n"):

@@ -137,6 +137,7 @@ class Marker(Struct):
     samples: Count
     shown: list[str]
     stage: Literal["sft", "rl"] = "rl"
+    logs: dict[str, Count] | None = None  # the bytes of the JSONL files then
 
 
 class TrainerState(Struct):
@@ -170,9 +171,9 @@ def read_json(path: Path, kind: type[Struct]) -> dict[str, Any]:
     return checked(value, kind, str(path))
 
 
-def read_lines(path: Path, kind: type[Struct]) -> Iterator[dict[str, Any]]:
-    """The records of a JSONL file; ValueError as for `read_json`, naming the line too."""
-    for number, value in enumerate(read_jsonl(path), 1):
+def read_lines(path: Path, kind: type[Struct], start: int = 0) -> Iterator[dict[str, Any]]:
+    """The records of a JSONL file behind its first `start` bytes; ValueError as for `read_json`, naming the line too."""
+    for number, value in enumerate(read_jsonl(path, start), 1):
         yield checked(value, kind, f"{path}, line {number}")
 
 

@@ -52,6 +52,38 @@ def test_rewind_drops_what_came_after_the_checkpoint(tmp_path):
     assert folder.last_checkpoint() is None and folder.last_checkpoint("sft").name == "checkpoint-2"
 
 
+def test_rewind_by_sizes_cuts_what_is_behind_and_reads_nothing_before(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.begin({"config": {}})
+    for name in ("rollouts.jsonl", "metrics.jsonl"):
+        (tmp_path / name).write_text("what is no JSON is not looked at\n")
+    folder.append("evals.jsonl", [{"stage": "rl", "step": 1, "set": "a"}])
+    sizes = folder.log_sizes()
+    assert sizes == {"rollouts.jsonl": 33, "metrics.jsonl": 33, "prefixes.jsonl": 0,
+                     "evals.jsonl": (tmp_path / "evals.jsonl").stat().st_size}  # fmt: skip
+    folder.append("rollouts.jsonl", [{"stage": "rl", "step": 3, "sample": 0}])
+    folder.append("prefixes.jsonl", [{"stage": "rl", "step": 3, "sample": 0, "rollout": 3}])
+    # The evaluation behind the last step comes after its checkpoint; one of a later step is dropped.
+    folder.append("evals.jsonl", [{"stage": "rl", "step": 2, "set": "a"}, {"stage": "rl", "step": 3, "set": "a"}])
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "lo')
+    folder.rewind("rl", 2, sizes)
+    assert (tmp_path / "rollouts.jsonl").read_text() == (tmp_path / "metrics.jsonl").read_text()
+    assert (tmp_path / "metrics.jsonl").read_text() == "what is no JSON is not looked at\n"
+    assert (tmp_path / "prefixes.jsonl").read_text() == ""
+    assert [line["step"] for line in folder.records("evals.jsonl")] == [1, 2]
+
+
+def test_rewind_reads_a_log_that_is_shorter_than_it_was(tmp_path):
+    """As after a power cut, or an edit: the size alone is not trusted."""
+    folder = RunFolder(tmp_path)
+    folder.begin({"config": {}})
+    folder.append("metrics.jsonl", [{"stage": "rl", "step": s} for s in (1, 2, 3)])
+    for size in (10**6, 5):
+        folder.rewind("rl", 2, {"metrics.jsonl": size})
+        assert [line["step"] for line in folder.records("metrics.jsonl")] == [1, 2]
+
+
 def test_newest_checkpoint_by_number_not_by_name(tmp_path):
     folder = RunFolder(tmp_path)
     for step in (9, 10):

@@ -96,8 +96,9 @@ class RunFolder:
 
     def has_saved(self, stage: str) -> bool:
         """Whether the logs prove that a checkpoint of the stage was once whole: a step behind it was begun."""
-        records = [r for name in ("metrics.jsonl", "rollouts.jsonl") for r in self.records(name)]
-        records = [r for r in records if r.get("stage") == stage]
+        paths = [self.path / name for name in ("metrics.jsonl", "rollouts.jsonl")]
+        records = (r for path in paths if path.exists() for r in read_lines(path, LINES[path.name]))
+        records = (r for r in records if r.get("stage") == stage)
         config = self.record().get("config", {})
         if config.get("save_strategy") == "epoch" and stage == "rl":
             return any((r.get("epoch") or 0) > 1 for r in records)
@@ -235,15 +236,25 @@ class RunFolder:
         for path in old[: max(len(found) - max(keep, len(stay)), 0)]:
             _delete(path)
 
-    def rewind(self, stage: str, step: int) -> None:
-        """Drop what a killed run wrote after `step` of `stage`: later lines, and checkpoints later or not whole."""
+    def rewind(self, stage: str, step: int, sizes: dict[str, int] | None = None) -> None:
+        """Drop what a killed run wrote after `step` of `stage`: later lines, and checkpoints later or not whole.
+
+        Args:
+            stage, step: of the checkpoint that is gone back to.
+            sizes: `log_sizes` of then: what is behind is cut off without reading what is before. None: all is read.
+        """
         here = (STAGES.index(stage), step)
         for name in LOGS:
             path = self.path / name
-            if path.exists():
-                lines = read_lines(path, LINES[name])
-                kept = [to_json(r) for r in lines if (STAGES.index(r.get("stage", "rl")), r["step"]) <= here]
-                write_whole(path, "".join(line + "\n" for line in kept))
+            size = (sizes or {}).get(name, 0)
+            if not path.exists():
+                continue
+            if sizes is None or not _ends_a_line(path, size):  # of an earlier version; lost with the machine; edited
+                size, tail = 0, read_lines(path, LINES[name])
+            else:  # the stage's last evaluation comes after its last checkpoint, and is kept
+                tail = read_lines(path, LINES[name], size) if name == "evals.jsonl" else ()
+            kept = (to_json(r) for r in tail if (STAGES.index(r.get("stage", "rl")), r["step"]) <= here)
+            _replace_tail(path, size, kept)
         for s in STAGES:
             for checkpoint in self._checkpoints(s):
                 later = (STAGES.index(s), _step_of(checkpoint)) > here
@@ -259,10 +270,45 @@ class RunFolder:
                 file.write(to_json(record) + "\n")
                 file.flush()
 
+    def log_sizes(self) -> dict[str, int]:
+        """The bytes of each of `LOGS`, which are on the disk then."""
+        sizes = {}
+        for name in LOGS:
+            sizes[name] = 0
+            if (self.path / name).exists():
+                with open(self.path / name, "rb") as file:
+                    os.fsync(file.fileno())
+                    sizes[name] = os.fstat(file.fileno()).st_size
+        return sizes
+
     def records(self, name: str) -> list[dict[str, Any]]:
         """All records of one of `LOGS`, [] where the file is not there; ValueError naming a line that is none."""
         path = self.path / name
         return list(read_lines(path, LINES[name])) if path.exists() else []
+
+
+def _ends_a_line(path: Path, size: int) -> bool:
+    """Whether a line of the file ends behind so many bytes."""
+    with open(path, "rb") as file:
+        file.seek(max(size - 1, 0))
+        return size == 0 or file.read(1) == b"\n"
+
+
+def _replace_tail(path: Path, size: int, lines: Iterable[str]) -> None:
+    """Put `lines` behind the first `size` bytes of a file; where that is all of it, a whole new file."""
+    if size == 0:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(line + "\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        return
+    tail = "".join(line + "\n" for line in lines)  # read before it is cut
+    with open(path, "r+b") as file:
+        file.truncate(size)
+        file.seek(size)
+        file.write(tail.encode())
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -55,7 +55,7 @@ class StageRecorder(TrainerCallback):
         self.accelerator.wait_for_everyone()  # each has written a part
         if self.main:
             counts = {"stage": self.stage, "step": step, "samples": self.samples, "shown": sorted(self.shown)}
-            seal(checkpoint, counts)
+            seal(checkpoint, counts | {"logs": self.folder.log_sizes()})
 
     def append(self, name: str, records: list[dict[str, Any]]) -> None:
         """Append lines of this stage to one of the folder's logs."""
@@ -133,7 +133,7 @@ class RunRecorder(StageRecorder):
         self._begun = True
         state = self.take_up(checkpoint)
         if self.main:
-            self.folder.rewind(state["stage"], state["step"])
+            self.folder.rewind(state["stage"], state["step"], state.get("logs"))
 
     def note(self, fields: dict[str, Any]) -> None:
         """Put into run.json what only shows while the run goes on; written when it changes."""
