@@ -172,7 +172,7 @@ def read_json(path: Path, kind: type[Struct]) -> dict[str, Any]:
 
 
 def read_lines(path: Path, kind: type[Struct], start: int = 0) -> Iterator[dict[str, Any]]:
-    """The records of a JSONL file behind its first `start` bytes; ValueError as for `read_json`, naming the line too."""
+    """The records of a JSONL file, behind its first `start` bytes; ValueError as for `read_json`, with the line."""
     for number, value in enumerate(read_jsonl(path, start), 1):
         yield checked(value, kind, f"{path}, line {number}")
 

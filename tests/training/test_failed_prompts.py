@@ -82,9 +82,24 @@ def test_which_of_the_waiting_go_first(order, steps, monkeypatch):
     monkeypatch.setattr(failed, "gather_object", lambda found: found)
     for rollout in ("abcd", "efg", "ih" if order == "newest" else "hi"):
         groups = [SimpleNamespace(prompt_id=name, prompt_ids=(0,), columns={}) for name in rollout]
-        waiting.take([SimpleNamespace(group=group, reward=0.0) for group in groups])
+        waiting.take([SimpleNamespace(group=group, solved=False) for group in groups])
         waiting.on_step_end(None, None, None)
     assert taken == steps
+
+
+def minus_one(completions, **kwargs):
+    return [-1.0] * len(completions)
+
+
+def test_rewards_of_minus_one_fail_too(tmp_path, tokenizer):
+    arguments = {"update_tokens": 50, **fields(2)}
+    changes = [
+        one_step(tmp_path / reward.__name__, conftest.new_model(), tokenizer, conftest.ROWS, reward=reward, **arguments)
+        for reward in (never, minus_one)
+    ]
+    assert distance(*changes) == 0
+    (step,) = RunFolder(tmp_path / "minus_one").records("metrics.jsonl")
+    assert step["expert/sft_steps"] == 1
 
 
 @pytest.mark.parametrize("batch, accumulation", [(8, 2), (4, 4)])

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .solved import is_solved
+
 
 @dataclass(frozen=True)
 class Groups:
@@ -45,7 +47,7 @@ def srft(groups: Groups) -> tuple[Tensor, Tensor]:
 
     The expert's: TRL's. Source: SRFT, arXiv 2506.19767.
     """
-    right = (groups.rewards > 0).to(groups.advantages.dtype)
+    right = is_solved(groups.rewards).to(groups.advantages.dtype)
     return right * 0.1 - (1 - right), groups.advantages
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .guidance import MicroGroups, RowPlan, Trace
+from .solved import is_solved
 
 ALWAYS = 1e9  # a threshold that every reward is below
 
@@ -90,7 +91,7 @@ class ShortestPrefix(MicroGroups):
     """Where all plain samples fail, the later samples search for the shortest prefix that succeeds, by halving (BREAD).
 
     The first guided sample is shown half of the trace, every other one half-way between the longest prefix that failed
-    and the shortest that did not. A reward of a half or more is a success.
+    and the shortest that did not. `is_solved` says what a success is.
 
     Source: arXiv 2506.17211.
     """
@@ -106,7 +107,7 @@ class ShortestPrefix(MicroGroups):
         plain, n = self.sizes[0], self.group_size
         plans: list[RowPlan | None] = [RowPlan(0)] * plain
         first = rewards[:plain]
-        if not traces or any(r is not None and r >= 0.5 for r in first):
+        if not traces or any(r is not None and is_solved(r) for r in first):
             return plans + [RowPlan(i) for i in range(1, len(self.sizes))]
         if any(r is None for r in first):
             return plans + [None] * (n - plain)
@@ -119,7 +120,7 @@ class ShortestPrefix(MicroGroups):
             reward = rewards[plain + i - 1]
             if reward is None:
                 return plans + [None] * (n - len(plans))
-            low, high = (low, ratio) if reward >= 0.5 else (ratio, high)
+            low, high = (low, ratio) if is_solved(reward) else (ratio, high)
         return plans
 
     def branches(self, index: int, traces: Sequence[Trace]) -> dict[bool, RowPlan]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..method.guidance import RowPlan, Trace
+from ..method.solved import is_solved
 
 
 @dataclass
@@ -43,6 +44,11 @@ class Row:
     status: str = ""
     wall: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def solved(self) -> bool:
+        """Whether its reward is a right sample's; False until there is one."""
+        return self.reward is not None and bool(is_solved(self.reward))
 
     @property
     def completion_ids(self) -> tuple[int, ...]:

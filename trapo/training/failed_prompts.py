@@ -76,7 +76,7 @@ class FailedPrompts(TrainerCallback):
         mine = []
         for _, group in groupby(rows, key=lambda row: id(row.group)):
             samples = list(group)
-            if not any(row.reward for row in samples):
+            if not any(row.solved for row in samples):
                 shown = samples[0].group
                 if trace := self.trainer.first_trace(shown):
                     mine.append((f"{shown.prompt_id}:0", list(shown.prompt_ids), list(trace.ids)))
