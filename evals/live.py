@@ -53,7 +53,7 @@ class Live:
 
     def expect(self, total: int) -> None:
         """So many samples are to be had after all."""
-        self.total = total
+        self.total, self._printed = total, len(self.records) * LINES_WITHOUT_TERMINAL // total
         if self._bar is not None:
             self._bar.update(self._task, total=total)
 

@@ -28,9 +28,11 @@ def print_plan(job: "Job", folder: EvalFolder, console: Console) -> None:
     """What would run: questions, samples, most tokens; on what; and the first question as the model reads it."""
     table = Table("benchmark", "questions", "samples", "prompt tokens", "answer", "tokens, at most", **NARROW)
     for name, bench in job.benches.items():
-        lengths, samples = job.lengths[name], len(bench.docs) * bench.samples
+        most = job.settings.max_samples if job.settings.auto else bench.samples
+        lengths, samples = job.lengths[name], len(bench.docs) * most
         of = f" of {bench.total}" if len(bench.docs) < bench.total else ""
-        cells = (f"{len(bench.docs)}{of}", bench.samples, f"{min(lengths)} to {max(lengths)}", bench.max_tokens)
+        count = "auto" if job.settings.auto else bench.samples
+        cells = (f"{len(bench.docs)}{of}", count, f"{min(lengths)} to {max(lengths)}", bench.max_tokens)
         table.add_row(name, *map(str, cells), f"{samples * bench.max_tokens:,}")
     console.print(table)
     s = job.settings

@@ -80,7 +80,8 @@ def evaluate(answer, tasks, manager, repeats=None, **arguments):
         for task in loaded["tasks"].values():
             task.set_config("repeats", repeats)
     model = Says()
-    found = simple_evaluate(model=model, tasks=tasks, task_manager=manager, bootstrap_iters=0, **arguments)
+    arguments = {"bootstrap_iters": 0} | arguments
+    found = simple_evaluate(model=model, tasks=tasks, task_manager=manager, **arguments)
     return found, model
 
 
@@ -131,9 +132,13 @@ def test_every_sample_counts_and_repeats_can_be_set(stand_ins):
         right = i == 3 if int(gold) % 2 else i != 3
         return rf"\boxed{{{gold}}}" if right else (r"\boxed{-5}" if i else "hm")
 
-    found, model = evaluate(quarter, ["trapo_math"], manager(stand_ins, check=False), repeats=4, limit=2)
+    found, model = evaluate(
+        quarter, ["trapo_math"], manager(stand_ins, check=False), repeats=4, limit=2, bootstrap_iters=10
+    )
     assert len(model.asked) == 6 * 2 and set(model.asked.values()) == {4}
     assert found["groups"]["trapo_math"]["avg@n,none"] == (0.25 + 0.75) / 2
+    # Its error is over questions, clustered: sd of (1/4, 3/4) / sqrt(2), not of eight samples.
+    assert found["results"]["trapo_aime24"]["avg@n_stderr,none"] == pytest.approx(0.25)
     first, second = found["samples"]["trapo_aime24"]
     assert (first["avg@n"], first["wrong"], first["no_box"]) == (0.25, 0.5, 0.25) and second["avg@n"] == 0.75
 
