@@ -21,7 +21,8 @@ from .runs import cost as cost_of
 from .scores import base_scores, main_set, paired, reward_name, scores
 from .seeds import PREFIX_FIELDS, Group, reference
 
-SMOOTH = 7  # steps of the running mean, stated in the caption
+SMOOTH = 7  # most steps of the running mean
+SMOOTHED = f"an eighth of the run's, at most {SMOOTH}"
 WIDEST = 44  # letters in a line of a label that stands left of axes
 BANDED = 8  # groups; with more, bands hide each other
 COSTS = {
@@ -104,7 +105,7 @@ def learning_curves(groups: Sequence[Group]) -> Drawn:
     for ax in axes[1]:
         ax.set(xlabel="step")
     legend(fig, groups)
-    return fig, {"running mean over steps": SMOOTH} | _bands(groups)
+    return fig, {"running mean over steps": SMOOTHED} | _bands(groups)
 
 
 def guided_share(groups: Sequence[Group]) -> Drawn:
@@ -120,7 +121,7 @@ def guided_share(groups: Sequence[Group]) -> Drawn:
         ax.set(title=f"micro-group {int(name.rpartition('_')[2]) + 1}", xlabel="step", ylim=(0, 1.02))
     axes[0, 0].set_ylabel("share of prompts guided")
     legend(fig, [group for group in groups if set(tables[group.label].columns) & set(names)])
-    return fig, {"running mean over steps": SMOOTH} | _bands(groups)
+    return fig, {"running mean over steps": SMOOTHED} | _bands(groups)
 
 
 def expert_probability(groups: Sequence[Group]) -> Drawn:
@@ -136,7 +137,7 @@ def expert_probability(groups: Sequence[Group]) -> Drawn:
     axes[1].set(ylabel="p of own tokens", xlabel="step", ylim=(0, 1.02))
     legend(fig, shown)
     means = "arithmetic of the expert's tokens, geometric of own ones"
-    return fig, {"running mean over steps": SMOOTH, "means": means} | _bands(shown)
+    return fig, {"running mean over steps": SMOOTHED, "means": means} | _bands(shown)
 
 
 def accuracy(groups: Sequence[Group]) -> Drawn:
@@ -368,9 +369,13 @@ def held_out_by_step(group: Group, main: bool = True):
 
 
 def smoothed(table, name: str, change=lambda value: value):
-    """A metric by step over all stages: mean, lowest and highest of each seed's running mean over `SMOOTH` steps."""
+    """A metric by step over all stages: mean, lowest and highest of each seed's running mean.
+
+    It is over an eighth of the steps, `SMOOTH` at most: over as many as there are, it would be one number.
+    """
     wide = table.pivot_table(index="at", columns="run", values=name, aggfunc="last")
-    wide = change(wide).rolling(SMOOTH, min_periods=1, center=True).mean()
+    width = max(min(SMOOTH, len(wide) // 8), 1)
+    wide = change(wide).rolling(width, min_periods=1, center=True).mean()
     return wide.mean(axis=1), wide.min(axis=1), wide.max(axis=1)
 
 

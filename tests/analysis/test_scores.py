@@ -9,7 +9,7 @@ from test_analysis import evaluated, make_run, page_of, write
 from trapo.runs.intervals import wilson
 from trapo_analysis import figures, report, scores
 from trapo_analysis.inference import detectable
-from trapo_analysis.runs import base_evaluations, find, held_out
+from trapo_analysis.runs import base_evaluations, find, held_out, steps
 from trapo_analysis.seeds import groups
 
 
@@ -128,3 +128,11 @@ def test_who_is_late_turns_with_the_horizon(tmp_path):
 def test_a_sweep_whose_field_changed_nothing_says_so(tmp_path):
     (row,) = scores.paired(sweep_of(tmp_path, [0.0] * 5 + [0.1, 0.2]))
     assert row["undelivered"] == 5
+
+
+def test_a_short_run_is_not_smoothed_to_one_number(tmp_path):
+    """reward/plain is step / 10: over 8 steps it stays so, over 56 it is a mean of 7 away from the ends."""
+    for n, at, expected in ((8, 8, 0.8), (56, 28, 2.8), (56, 56, (5.3 + 5.4 + 5.5 + 5.6) / 4)):
+        run = find([make_run(tmp_path / f"{n}-{at}", n=n)])
+        mean, low, high = figures.smoothed(steps(run), "reward/plain")
+        assert mean[at] == pytest.approx(expected) and low[at] == high[at] == mean[at]
