@@ -21,14 +21,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TESTS = {  # module -> the tests that are its own
-    "trapo.method.advantage": ["tests/method/test_expert.py", "tests/method/test_mutants.py"],
-    "trapo.method.expert": ["tests/method/test_expert.py", "tests/method/test_mutants.py"],
-    "trapo.method.guidance": ["tests/method/test_guidance.py", "tests/method/test_mutants.py"],
-    "trapo.method.presets": ["tests/method/test_presets.py", "tests/method/test_mutants.py"],
+    "trapo.method.advantage": ["tests/method/test_advantage.py", "tests/method/test_bounds.py"],
+    "trapo.method.expert": ["tests/method/test_expert.py"],
+    "trapo.method.guidance": ["tests/method/test_guidance.py", "tests/method/test_bounds.py"],
+    "trapo.method.presets": ["tests/method/test_presets.py", "tests/method/test_bounds.py"],
     "trapo.rollout.scheduler": ["tests/rollout/test_scheduler.py", "tests/rollout/test_scheduler_bounds.py"],
     "trapo_evals.stats": ["tests/evals/test_stats.py"],
     "trapo.grading.answers": ["tests/grading/test_answers.py"],
-    "trapo.runs.folder": ["tests/runs/test_folder.py", "tests/runs/test_folder_bounds.py"],
+    "trapo.grading.grader": ["tests/grading/test_grading.py"],
+    "trapo.runs.folder": ["tests/runs/test_folder.py", "tests/runs/test_folder_ours.py"],
     "trapo.runs.checkpoints": ["tests/runs/test_checkpoints.py", "tests/runs/test_folder.py"],
 }
 LIMIT = 120  # seconds of one mutant: an endless loop is noticed too

@@ -189,9 +189,10 @@ def check_processes(known: int) -> None:
 
 def check_deepspeed(config: dict[str, Any]) -> None:
     """Refuse a DeepSpeed that trains on the first micro-batch only; `config` is its own configuration."""
-    zero = config.get("zero_optimization", {})
-    if zero.get("stage") not in (1, 2) or zero.get("offload_optimizer", {}).get("device", "none") == "none":
-        return
+    zero = config.get("zero_optimization") if isinstance(config, dict) else None
+    offload = zero.get("offload_optimizer") if isinstance(zero, dict) else None
+    if not isinstance(offload, dict) or zero.get("stage") not in (1, 2) or offload.get("device", "none") == "none":
+        return  # what is none of this, DeepSpeed's own check refuses
     installed = metadata.version("deepspeed")
     if Version(installed) < Version("0.19.0"):
         raise ValueError(

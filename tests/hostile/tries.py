@@ -6,7 +6,6 @@ The goal is nothing but successes and one-line errors: no traceback, no hang, no
 """
 
 import argparse
-import hashlib
 import json
 import os
 import random
@@ -41,7 +40,7 @@ def outcome(tried: Try, folder: Path) -> tuple[str, str]:
     """What became of a try, "ok", "refused" or one of FAULTS, and what was printed."""
     from trapo_cli.cli import app
 
-    before = {path: content(path) for path in tried.kept}
+    before = {file: content for path in tried.kept for file, content in contents(path).items()}
     signal.signal(signal.SIGALRM, _hang)
     signal.alarm(LIMIT)
     here = Path.cwd()
@@ -58,7 +57,7 @@ def outcome(tried: Try, folder: Path) -> tuple[str, str]:
     said = done.output
     if done.exit_code == 70 or "Traceback" in said or not isinstance(done.exception, SystemExit | None):
         return "traceback", said
-    if any(content(path) != was for path, was in before.items()):
+    if any(not file.exists() or file.read_bytes() != was for file, was in before.items()):
         return "lost", said
     if tried.secret and (SECRET in said or holds(folder, SECRET.encode())):
         return "leak", said
@@ -75,14 +74,10 @@ def _hang(number, frame):
     raise Hang
 
 
-def content(path: Path) -> str:
-    """A digest of a file, or of all files below a folder."""
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    found = hashlib.sha256()
-    for file in files:
-        if file.exists() and file.name != ".lock":
-            found.update(f"{file.relative_to(path)}\0".encode("utf-8", "surrogateescape") + file.read_bytes())
-    return found.hexdigest()
+def contents(path: Path) -> dict[Path, bytes]:
+    """What a file holds, or every file below a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return {file: file.read_bytes() for file in files if file.is_file() and file.name != ".lock"}
 
 
 def holds(folder: Path, secret: bytes) -> bool:

@@ -28,6 +28,7 @@ from ..training.processes import processes
 from ..training.saving import save_model
 from ..training.sft import SFTStage
 from ..training.trainer import TRAPOTrainer
+from .hub import check_hub, push
 from .job import Job
 from .plan import print_data
 
@@ -87,6 +88,8 @@ def _train(
     hold: Callable[[], None],
 ) -> RunFolder:
     transformers_logging.disable_progress_bar()
+    if PartialState().is_main_process:
+        check_hub(config)
     config.run_name = config.run_name or folder.path.name  # what trackers call it
     point = None
     if not resume:
@@ -151,6 +154,7 @@ def _train(
             callback.on_train_end(trainer.args, trainer.state, trainer.control, model=trainer.model)
     if main:
         print_summary(folder, console)
+        push(config, folder.final, console)
     return folder
 
 

@@ -170,7 +170,7 @@ def save_model(trainer, target: Path, *, mark: bool = False, card: bool = False)
             if accelerator.is_main_process:
                 trainer.processing_class.save_pretrained(temporary)
         else:
-            trainer.save_model(temporary)
+            trainer.save_model(temporary, _internal_call=True)  # the command pushes it when it lies in its place
         if card and accelerator.is_main_process:
             write_whole(temporary / "README.md", write_card(recorder.folder))
         if mark:
