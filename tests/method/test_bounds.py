@@ -69,7 +69,7 @@ def test_a_guidance_that_is_none_is_refused(changes, said):
 
 
 def test_a_search_for_the_shortest_prefix_step_by_step():
-    """Halving by hand: no plain sample is right; half of ten works, a quarter does not, three eighths (3 tokens) does."""
+    """Halving by hand: no plain sample is right; half of ten works, a quarter does not, three eighths does."""
     guidance, plain = ShortestPrefix(), [0.0] * 4
     plans = guidance.plan([*plain, 1.0, 0.0, 1.0, None], [TEN])
     assert [plan.ratio for plan in plans[4:]] == [0.5, 0.25, 0.375, 0.3125]
