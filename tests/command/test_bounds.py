@@ -5,10 +5,10 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from trapo import TRAPOConfig
 from trapo.bounds import BOUNDS
+from trapo.config import RunConfig
 
-HINTS = get_type_hints(TRAPOConfig)
+HINTS = get_type_hints(RunConfig)
 LISTS = {n: h for n, h in HINTS.items() if any(k in str(h) for k in ("list[float]", "list[int]"))}
 NUMBERS = [
     name
@@ -18,7 +18,7 @@ NUMBERS = [
 
 
 def config(**fields):
-    return TRAPOConfig(**({"output_dir": "unused", "use_cpu": True} | fields))
+    return RunConfig(**({"output_dir": "unused", "use_cpu": True} | fields))
 
 
 def test_all_fields_are_looked_at():
