@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: train test test-trl test-gpu gpu-check test-real test-browser test-ray test-ranks test-vllm test-study study figures check clean
+.PHONY: train test test-trl test-gpu gpu-check test-hostile mutants test-real test-browser test-ray test-ranks test-vllm test-study study figures check clean
 
 train: $(STAMP)
 	$(BIN)/trapo train
@@ -22,6 +22,14 @@ test-gpu: $(STAMP)
 # On a machine with a GPU: does everything work there, and how fast. At most eight minutes.
 gpu-check: $(STAMP)
 	$(BIN)/python benchmarks/gpu_check.py $(ARGS)
+
+# 2,000 hostile or careless command lines, from a seed; at most 20 minutes (docs/reliability.md).
+test-hostile: $(STAMP)
+	$(BIN)/python tests/hostile/tries.py --tries 2000 --minutes 20 --seed 0 $(ARGS)
+
+# Small faults in the modules that must not have any, each against the module's own tests; hours for all of them.
+mutants: $(STAMP)
+	$(BIN)/python tests/mutants.py --each 40 --seed 0 $(ARGS)
 
 test-real: $(VENV)/.real
 	$(BIN)/python -m pytest -m real tests/real

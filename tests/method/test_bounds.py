@@ -3,7 +3,9 @@
 from dataclasses import FrozenInstanceError
 
 import pytest
+import torch
 
+from trapo.method.advantage import Groups, srft_factor
 from trapo.method.guidance import MicroGroups, RowPlan, Trace, no_guidance
 from trapo.method.presets import PRESETS, ShortestPrefix
 
@@ -86,3 +88,12 @@ def test_what_a_sample_may_turn_out_to_be():
     guidance = PRESETS["shortest-prefix"]
     assert set(guidance.branches(4, [TEN])) == {False, True} and set(guidance.branches(5, [TEN])) == {False}
     assert PRESETS["paper"].branches(4, [TEN])[True] == RowPlan(1, 0.2, 0, 2)
+
+
+def test_advantages_at_their_edges():
+    """A single plain sample is its own mean; an advantage of 0 is no right sample's."""
+    groups = Groups(torch.tensor([[1.0, 0.5, 0.0]]), torch.tensor([[False, True, True]]), torch.zeros(1, 3))
+    assert groups.above_plain.tolist() == [[0.0, -0.5, -1.0]]
+    assert srft_factor(torch.zeros(1), torch.ones(1)).tolist() == [1.0]
+    with pytest.raises(FrozenInstanceError):
+        groups.rewards = groups.guided
