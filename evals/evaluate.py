@@ -124,11 +124,14 @@ def finish(folder: EvalFolder, record: dict[str, Any], console: Console) -> None
     results, lines = {}, []
     for name, data in record["data"].items():
         asked = [(question["id"], question["answer"]) for question in questions if question["task"] == name]
-        kind = data.get("kind") or benchmarks.BENCHMARKS[name].kind  # folders of before lack it
+        if not asked:
+            raise ValueError(f"{folder.path / 'questions.jsonl'} has no question of {name}: run its command again")
+        if (kind := data.get("kind")) is None:  # folders of before lack it
+            kind = benchmarks.named(name).kind
         rows = _rows(journal, name, asked, data["samples"])
         graded = grade(kind, rows, shared(), shared(settings.get("grader", "own")))
         results[name] = score(graded, settings["seed"])
-        if settings["samples"] == AUTO:
+        if settings.get("samples") == AUTO:
             results[name]["stopping"] = _stopping(graded, settings)
         mine = [line for question in graded for line in question.lines(name)]
         texts = {record["key"]: record["text"] for question in graded for record in question.records}
@@ -143,8 +146,11 @@ def finish(folder: EvalFolder, record: dict[str, Any], console: Console) -> None
 
 def _stopping(graded: list[Graded], settings: dict[str, Any]) -> dict[str, Any]:
     """How it ended that samples were drawn until the interval was narrow enough."""
-    found = sequential.look([question.correct for question in graded], settings["half_width"])
-    wanted = {"wanted": settings["half_width"], "reached": found.half_width <= settings["half_width"]}
+    found = sequential.look([question.correct for question in graded], settings.get("half_width", 0.02))
+    wanted = {
+        "wanted": settings.get("half_width", 0.02),
+        "reached": found.half_width <= settings.get("half_width", 0.02),
+    }
     return asdict(found) | wanted | {"rule": "empirical-Bernstein confidence sequence (Howard et al. 2021), 95%"}
 
 

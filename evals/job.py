@@ -44,7 +44,7 @@ class Job:
         self._check_context()
 
     def _prompts(self) -> "Prompts | ChatPrompts":
-        from trapo.models import load_tokenizer
+        from trapo.models import context_of, load_tokenizer
 
         from .sampler import ChatPrompts, Prompts
 
@@ -53,7 +53,7 @@ class Job:
         tokenizer, self._config = load_tokenizer(str(self.model.path))
         tokenizer.model_max_length = 10**9  # it would warn of long prompts, which `_check_context` refuses
         self.eos = end_tokens(self.model.path, tokenizer, self._config, self.settings.template)
-        self.context = getattr(self._config.get_text_config(), "max_position_embeddings", None)
+        self.context = context_of(self._config)
         return Prompts(tokenizer, self.settings.template)
 
     def _ask_server(self, slots: int) -> None:

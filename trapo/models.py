@@ -30,6 +30,18 @@ def _loading(path: str) -> Iterator[None]:
         raise ValueError(f"model {path} cannot be loaded: {kind}{' '.join(str(error).split())}") from error
 
 
+def context_of(architecture) -> int | None:
+    """Most tokens that a model of this transformers configuration takes; None where it does not say.
+
+    Raises:
+        ValueError: it says what is no number.
+    """
+    found = getattr(architecture.get_text_config(), "max_position_embeddings", None)
+    if found is not None and (isinstance(found, bool) or not isinstance(found, int) or found < 1):
+        raise ValueError(f"the model's config.json has max_position_embeddings {found!r}: it must be a whole number")
+    return found
+
+
 def load_tokenizer(path: str, trust_remote_code: bool = False):
     """Tokenizer and configuration of a model, without its weights."""
     path, extra = _locate(path, trust_remote_code)

@@ -172,6 +172,9 @@ def test_regrade_finds_the_same_without_a_model(whole, tmp_path):
     (folder.path / "samples.jsonl").write_text("")
     with pytest.raises(ValueError, match="lacks samples of world_test, such as"):
         run.regrade(folder, Console(file=io.StringIO()))
+    (folder.path / "questions.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"questions\.jsonl has no question of world_test: run its command again"):
+        run.regrade(folder, Console(file=io.StringIO()))
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"settings": {}, "data": {}}'])

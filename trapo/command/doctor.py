@@ -26,7 +26,7 @@ from ..config import RunConfig
 from ..config_checks import check_deepspeed
 from ..data.tokens import CHAT_END, apply_template, prompt_text, shorten
 from ..grading.grader import Grader
-from ..models import load_model, load_tokenizer
+from ..models import context_of, load_model, load_tokenizer
 from ..training.footprint import ADAM, FLOAT32, Shape
 from . import memory as estimate
 from .trial import trial_run
@@ -152,7 +152,7 @@ def model(patient: Patient) -> Iterator[Finding]:
     """Whether there is one, with room for prompt and completion; what needs it is not examined otherwise."""
     found = patient.architecture()
     yield Finding("ok", f"{patient.model_path}, {(found.architectures or [found.model_type])[0]}")
-    context = getattr(found.get_text_config(), "max_position_embeddings", None)
+    context = context_of(found)
     length = patient.config.max_completion_length
     if context is not None and length >= context:
         text = f"max_completion_length {length} leaves no room for a prompt in the model's context of {context}"

@@ -15,7 +15,7 @@ from ..data.read import read_rows
 from ..data.tokens import end_trace, expert_part, prompt_text, shorten
 from ..data.validate import Report, Screen
 from ..grading.grader import Grader, usable_cpus
-from ..models import load_tokenizer
+from ..models import context_of, load_tokenizer
 from ..runs.folder import DROPPED, RunFolder
 from ..terminal import Console
 from .settings import parse_names, resolve_config
@@ -139,7 +139,7 @@ def file_job(
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # a broken file is told in one line, ours
     tokenizer, model_config = load_tokenizer(model_path, config.trust_remote_code)
-    context = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    context = context_of(model_config)
     folder = RunFolder(config.output_dir)
     known = folder.records(DROPPED) if resume and (folder.path / DROPPED).exists() else None
     console = console or Console(quiet=not PartialState().is_main_process)

@@ -12,6 +12,7 @@ from trl import GRPOConfig
 
 from ..config import TRAPOConfig
 from ..data.tokens import prompt_ids
+from ..models import context_of
 from ..rollout.engines.torch import check_full_attention
 
 logger = logging.getLogger("trapo")
@@ -147,7 +148,7 @@ def check_model(
         check_full_attention(architecture)
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no EOS token, so no sample could end: set tokenizer.eos_token")
-    context = getattr(architecture.get_text_config(), "max_position_embeddings", None)
+    context = context_of(architecture)
     if args.max_completion_length is None and (context is None or not isinstance(train_dataset, Dataset)):
         raise ValueError(
             "max_completion_length is None, but what is left of the model's context is not known: set the most tokens "
@@ -190,7 +191,7 @@ def longest_row(
     sets = [rows for d in datasets if d is not None for rows in (d.values() if isinstance(d, dict) else [d])]
     if all(isinstance(rows, Dataset) for rows in sets):
         return max(longest_prompt(args, tokenizer, rows) for rows in sets) + args.max_completion_length
-    context = getattr(architecture.get_text_config(), "max_position_embeddings", None)
+    context = context_of(architecture)
     if context is None:
         raise ValueError("deterministic needs the longest prompt: give a dataset that is no stream")
     return context
