@@ -21,10 +21,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TESTS = {  # module -> the tests that are its own
-    "trapo.method.advantage": ["tests/method/test_advantage.py", "tests/method/test_bounds.py"],
+    "trapo.method.advantage": ["tests/method/test_advantage.py", "tests/method/test_edges.py"],
     "trapo.method.expert": ["tests/method/test_expert.py"],
-    "trapo.method.guidance": ["tests/method/test_guidance.py", "tests/method/test_bounds.py"],
-    "trapo.method.presets": ["tests/method/test_presets.py", "tests/method/test_bounds.py"],
+    "trapo.method.guidance": ["tests/method/test_guidance.py", "tests/method/test_edges.py"],
+    "trapo.method.presets": ["tests/method/test_presets.py", "tests/method/test_edges.py"],
     "trapo.rollout.scheduler": ["tests/rollout/test_scheduler.py", "tests/rollout/test_scheduler_bounds.py"],
     "trapo_evals.stats": ["tests/evals/test_stats.py"],
     "trapo.grading.answers": ["tests/grading/test_answers.py"],
