@@ -66,9 +66,10 @@ def one(model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def two(request, model, tmp_path_factory):
+def two(request, model, one, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    said = on_ranks.run(request.param, 2, runs(folder, model), folder)
+    more = [{"folder": folder / "from-one", "copy": one / "full", "drop": LATER, "model": model}]
+    said = on_ranks.run(request.param, 2, runs(folder, model) + (more if request.param == "ddp" else []), folder)
     return SimpleNamespace(kind=request.param, folder=folder, said=said)
 
 
@@ -118,6 +119,23 @@ def test_a_killed_run_goes_on_to_the_same_bits(name, whole, two):
     assert rollouts[0] == rollouts[1]
 
 
+def test_one_process_goes_on_as_two_and_two_as_one(one, two, model, tmp_path):
+    if two.kind != "ddp":
+        pytest.skip("sharded checkpoints are for the processes that wrote them")
+    back = {"folder": tmp_path / "from-two", "copy": two.folder / "full", "drop": LATER, "model": model}
+    on_ranks.run("ddp", 1, [back], tmp_path)
+    whole = facts(RunFolder(one / "full"), "rollouts.jsonl", SAMPLE)
+    for run in (two.folder / "from-one", tmp_path / "from-two"):
+        assert distance(weights(one / "full"), weights(run)) < TOLERANCE
+        assert sorted(map(str, facts(RunFolder(run), "rollouts.jsonl", SAMPLE))) == sorted(map(str, whole))
+
+
+def test_another_total_is_refused(one, model, tmp_path):
+    run = {"folder": tmp_path / "run", "copy": one / "full", "drop": LATER, "model": model}
+    with pytest.raises(AssertionError, match=r"begun with 32 samples a step \(1 process\(es\) x 32 samples x 1 accum"):
+        on_ranks.run("ddp", 1, [run | {"fields": {"per_device_train_batch_size": 16}}], tmp_path)
+
+
 def test_the_adapter_of_ranks_is_whole_and_merged(two):
     from peft import PeftModel
 
@@ -137,7 +155,7 @@ def test_failed_prompts_make_one_optimizer_step_each_time(one, two):
 
 def test_the_first_line_says_how_many_processes_train(two):
     how = {"ddp": "DDP", "fsdp2": "FSDP2", "zero2": "DeepSpeed ZeRO-2", "zero3": "DeepSpeed ZeRO-3"}[two.kind]
-    assert two.said.count(f"2 processes train on cpu, {how}\n") == len(runs(Path(), Path()))
+    assert two.said.count(f"2 processes train on cpu, {how}\n") == len(runs(Path(), Path())) + (two.kind == "ddp")
     assert ("the model is sharded" in two.said) == (two.kind == "fsdp2")
 
 

@@ -44,7 +44,11 @@ FREE_ON_RESUME = {
     "vllm_server_base_url",
     "vllm_server_timeout",
     "vllm_server_weights",
+    "use_cpu",
+    "ddp_backend",
 }
+# How a step's samples are shared out over processes and micro-batches: free where the step's total stays.
+SHARES = {"per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation"}
 
 DEFAULTS = {f.name: f.default_factory() if f.default is MISSING else f.default for f in fields(RunConfig)}
 
@@ -266,7 +270,9 @@ def _resume_point(folder: RunFolder, job: Job, config: RunConfig) -> tuple[Path 
     # A field that this version added was at its default when the run was begun.
     for name in now.keys() - before.keys():
         before[name] = now[name] if name not in DEFAULTS else json.loads(json.dumps(DEFAULTS[name], default=str))
-    changed = [k for k in sorted(before | now) if k not in FREE_ON_RESUME and before.get(k) != now.get(k)]
+    _check_shares(folder, before, now, record.get("world_size") or 1, config)
+    free = FREE_ON_RESUME | SHARES
+    changed = [k for k in sorted(before | now) if k not in free and before.get(k) != now.get(k)]
     if changed:
         differences = ", ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed)
         raise ValueError(f"{folder.path} was begun with another configuration: {differences}")
@@ -275,6 +281,26 @@ def _resume_point(folder: RunFolder, job: Job, config: RunConfig) -> tuple[Path 
     if isinstance(found, str):
         raise ValueError(found)
     return found
+
+
+def _check_shares(folder: RunFolder, before: dict, now: dict, ranks: int, config: RunConfig) -> None:
+    """Refuse another number of samples a step, and processes that DeepSpeed's checkpoints are not of."""
+    sizes = "per_device_train_batch_size", "gradient_accumulation_steps"
+    found = []
+    for fields_, processes_ in ((before, ranks), (now, config.world_size)):
+        each, parts = (fields_.get(name) or 1 for name in sizes)
+        found.append((each * parts * processes_, f"{processes_} process(es) x {each} samples x {parts} accumulated"))
+    (total, was), (total_now, is_) = found
+    if total != total_now:
+        raise ValueError(
+            f"{folder.path} was begun with {total} samples a step ({was}), now there are {total_now} ({is_}): choose "
+            "per_device_train_batch_size or gradient_accumulation_steps so that it stays"
+        )
+    if config.deepspeed_plugin and ranks != config.world_size:
+        raise ValueError(
+            f"{folder.path} was begun with {ranks} process(es), now there are {config.world_size}: DeepSpeed's "
+            "checkpoints are for as many as wrote them"
+        )
 
 
 def _newest(folder: RunFolder, config: RunConfig) -> tuple[Path | None, str] | str:
