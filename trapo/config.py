@@ -285,6 +285,8 @@ class TRAPOConfig(GRPOConfig):
         self._spread_updates()
         if self.generation_batch_size is None:
             check_groups(self, self.steps_per_generation or self.gradient_accumulation_steps)
+        if self.load_best_model_at_end and self.metric_for_best_model is None:
+            self.metric_for_best_model = "eval_reward"  # transformers' is the loss, a constant here
         super().__post_init__()
         check_processes(self.world_size)
         if not torch.accelerator.is_available():

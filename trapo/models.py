@@ -1,7 +1,7 @@
 """Tokenizer and model from a folder, a hub id, or a .gguf file, with errors of one line."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,10 +59,48 @@ def load_model(path: str, trust_remote_code: bool = False, dtype: torch.dtype = 
     tokenizer, _ = load_tokenizer(path, trust_remote_code)
     path, extra = _locate(path, trust_remote_code)
     with _loading(path):
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **extra)
+        model, found = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True, **extra)
+    check_weights(model, found["missing_keys"], path)
     if "gguf_file" in extra:
         # The weights are plain numbers by now, but transformers still calls the model quantized and would not train it.
         model.is_quantized, model.hf_quantizer = False, None
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
     return model, tokenizer
+
+
+def check_weights(model: torch.nn.Module, missing: Collection[str], path: str) -> None:
+    """Every weight of a model was in its files, and is a number.
+
+    Raises:
+        ValueError: naming the first that was not: transformers would put random numbers there.
+    """
+    if missing:
+        names = ", ".join(sorted(missing)[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise ValueError(f"model {path} has no weights for {names}: its files are not all there")
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise ValueError(f"model {path} has NaN or infinite weights, the first in {name}: it cannot be used")
+
+
+def check_vocabulary(tokenizer, config) -> None:
+    """The tokenizer ends samples, and has no token without a row in the model's embedding.
+
+    Raises:
+        ValueError: naming what is missing.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no EOS token, so no sample could end: set tokenizer.eos_token")
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    beyond = {token: i for token, i in tokenizer.get_vocab().items() if rows is not None and i >= rows}
+    # A special token that nothing writes does no harm: Qwen's tokenizers bring one whatever the model has.
+    used = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
+    idle = {i for i, t in getattr(tokenizer, "added_tokens_decoder", {}).items() if t.special and i not in used}
+    template = str(tokenizer.chat_template or "")
+    beyond = {token: i for token, i in beyond.items() if i not in idle or token in template}
+    if beyond:
+        names = ", ".join(repr(token) for token in sorted(beyond, key=beyond.__getitem__)[:3])
+        raise ValueError(
+            f"the tokenizer has {len(beyond)} tokens that the model has no row for ({names}; it has {rows} rows): "
+            "take the model's own tokenizer, or resize its embedding (model.resize_token_embeddings)"
+        )

@@ -15,7 +15,7 @@ from ..data.read import read_rows
 from ..data.tokens import end_trace, expert_part, prompt_text, shorten
 from ..data.validate import Report, Screen
 from ..grading.grader import Grader, usable_cpus
-from ..models import context_of, load_tokenizer
+from ..models import check_vocabulary, context_of, load_tokenizer
 from ..runs.folder import DROPPED, RunFolder
 from ..terminal import Console
 from .settings import parse_names, resolve_config
@@ -139,6 +139,7 @@ def file_job(
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # a broken file is told in one line, ours
     tokenizer, model_config = load_tokenizer(model_path, config.trust_remote_code)
+    check_vocabulary(tokenizer, model_config)
     context = context_of(model_config)
     folder = RunFolder(config.output_dir)
     known = folder.records(DROPPED) if resume and (folder.path / DROPPED).exists() else None

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from rich.text import Text
-from transformers import PrinterCallback, ProgressCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerState
 from transformers.integrations import TensorBoardCallback, TrackioCallback
 from transformers.utils import logging as transformers_logging
 
@@ -23,7 +23,7 @@ from ..runs.checkpoints import MARKER, Fault, fault
 from ..runs.folder import DROPPED, LOCK, RunFolder
 from ..runs.progress import ProgressLine, print_summary
 from ..terminal import Console
-from ..training.lora import load_adapter, peft_config
+from ..training.lora import check_tied, load_adapter, peft_config
 from ..training.processes import processes
 from ..training.saving import save_model
 from ..training.sft import SFTStage
@@ -110,7 +110,7 @@ def _train(
             folder.clear()
     over = point is not None and point != folder.sft and folder.stage_is_over(point)  # killed before what comes after
     start = folder.sft if folder.sft.exists() else job.model_path
-    trainer = _trainer(job, config, start, point if over else None)
+    trainer = _trainer(job, config, start, _best(point, config) if over else None)
     accuracies: dict[str, float] = {}
     if not resume:
         hold()  # not before: what is refused leaves no folder
@@ -151,7 +151,7 @@ def _train(
         _evaluate(trainer, job, "sft", read_json(folder.sft / MARKER, Marker)["step"])
     if "rl" in config.stages:
         _run(trainer, point if point != folder.sft else None, over)
-        _evaluate(trainer, job, "rl", trainer.state.global_step)
+        _evaluate_end(trainer, job)
     save_model(trainer, folder.final, card=True)
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TrackioCallback):
@@ -165,6 +165,8 @@ def _train(
 def _run(trainer: TRAPOTrainer | SFTStage, checkpoint: Path | None, over: bool) -> None:
     """Train a stage from its start or a checkpoint; nothing where the checkpoint, whose weights these are, ends it."""
     if over:
+        if (checkpoint / "trainer_state.json").exists():
+            trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         trainer.state.global_step = read_json(checkpoint / MARKER, Marker)["step"]
     else:
         _open_trackio(trainer)
@@ -182,6 +184,7 @@ def _trainer(job: Job, config: RunConfig, start: str | Path, checkpoint: Path | 
     """The RL stage's trainer, which also evaluates: with the weights of `start`, or of a checkpoint begun there."""
     whole = checkpoint is not None and not config.lora_r
     model, tokenizer = load_model(str(checkpoint if whole else start), config.trust_remote_code)
+    check_tied(config, model)
     try:
         trainer = TRAPOTrainer(
             model, args=config, train_dataset=job.train, eval_dataset=job.held_out or None, processing_class=tokenizer,
@@ -228,6 +231,37 @@ def _evaluate(trainer: TRAPOTrainer, job: Job, stage: str, step: int) -> None:
         _open_trackio(trainer)
         trainer.evaluate(missing)
         trainer.recorder.at = None
+
+
+def _best(checkpoint: Path, config: RunConfig) -> Path:
+    """The checkpoint whose weights a stage that ended at `checkpoint` leaves: itself, or the best where that is asked.
+
+    Raises:
+        ValueError: if the best is not whole.
+    """
+    if not config.load_best_model_at_end or checkpoint.parent.name == "sft":
+        return checkpoint
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    if state.best_model_checkpoint is None:
+        return checkpoint
+    best = checkpoint.with_name(Path(state.best_model_checkpoint).name)
+    if broken := fault(best):
+        raise ValueError(f"the best checkpoint cannot be loaded: {broken}")
+    return best
+
+
+def _evaluate_end(trainer: TRAPOTrainer, job: Job) -> None:
+    """Record what the model at the end of RL reaches; of the best checkpoint it is known from when it was chosen."""
+    state, recorder = trainer.state, trainer.recorder
+    best = state.best_global_step if trainer.args.load_best_model_at_end else None
+    if best in (None, state.global_step):
+        _evaluate(trainer, job, "rl", state.global_step)
+        return
+    records = recorder.folder.records("evals.jsonl")
+    if recorder.main and not records[-1].get("final"):
+        chosen = [r for r in records if (r["stage"], r["step"]) == ("rl", best)]
+        recorder.folder.append("evals.jsonl", [r | {"final": True} for r in chosen])
+    trainer.accelerator.wait_for_everyone()
 
 
 def _check_rows(folder: RunFolder, trainer: TRAPOTrainer) -> None:

@@ -4,6 +4,7 @@ Each stage trains an adapter of its own on the frozen model that it begins with,
 saved at the end of a stage is an ordinary model, with the adapter beside it. Checkpoints hold the adapter alone.
 """
 
+import re
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from ..config import RunConfig
 
+MERGED_APART = 0.05  # of the largest logit; in bf16 a merge rounds the weights
 ADAPTER = "adapter"  # its folder beside the merged weights
 
 
@@ -32,6 +34,31 @@ def peft_config(config: RunConfig) -> Any:
         target_modules=modules[0] if len(modules) == 1 else modules,
         task_type="CAUSAL_LM",
     )
+
+
+def check_tied(config: RunConfig, model: Any) -> None:
+    """Refuse adapters on one of two tied weights: merged, they would change the other too.
+
+    Raises:
+        ValueError: naming the module.
+    """
+    if not (config.lora_r and getattr(model.config, "tie_word_embeddings", False)):
+        return
+    tied = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    for name, module in model.named_modules():
+        targets = config.lora_target_modules
+        if id(module) in tied and any(name == t or name.endswith(f".{t}") or _matches(t, name) for t in targets):
+            raise ValueError(
+                f"lora_target_modules has {name}, whose weights are also those of the other end of the model "
+                "(tie_word_embeddings): merged, its adapter would change both. Leave it out, or untie them"
+            )
+
+
+def _matches(pattern: str, name: str) -> bool:
+    try:
+        return re.fullmatch(pattern, name) is not None
+    except re.error:
+        return False
 
 
 def is_adapted(model: Any) -> bool:
@@ -72,14 +99,32 @@ def twin(model: Any, weights: dict[str, Tensor]) -> Any:
 
 
 def save_merged(model: Any, folder: Path) -> None:
-    """Save the adapted model with its adapters merged, as an ordinary model, and the adapter in `folder`/adapter."""
+    """Save the adapted model with its adapters merged, as an ordinary model, and the adapter in `folder`/adapter.
+
+    Raises:
+        ValueError: if the merged model is another one than was trained, by its logits.
+    """
     model.save_pretrained(folder / ADAPTER)
     base = model.get_base_model()
+    before = _some_logits(base)
     model.merge_adapter()
     try:
+        apart = (_some_logits(base) - before).abs().max().item()
+        if not apart <= MERGED_APART * before.abs().max().item():
+            raise ValueError(
+                f"merged, the adapter gives other logits than while it was trained (by {apart:.3g}), as on tied "
+                "weights: choose other lora_target_modules; the adapter itself is in the checkpoints"
+            )
         base.save_pretrained(folder, state_dict=_plain_names(base.state_dict()))
     finally:
         model.unmerge_adapter()
+
+
+@torch.no_grad()
+def _some_logits(base: Any) -> Tensor:
+    """Logits of one short row of tokens, by the model's own forward."""
+    ids = torch.arange(16, device=base.device)[None] % base.config.get_text_config().vocab_size
+    return type(base).forward(base, input_ids=ids).logits.float()
 
 
 def _plain_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:

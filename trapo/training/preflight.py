@@ -12,7 +12,7 @@ from trl import GRPOConfig
 
 from ..config import TRAPOConfig
 from ..data.tokens import prompt_ids
-from ..models import context_of
+from ..models import check_vocabulary, context_of
 from ..rollout.engines.torch import check_full_attention
 
 logger = logging.getLogger("trapo")
@@ -146,8 +146,7 @@ def check_model(
     """
     if args.resolved_engine(architecture) == "torch":
         check_full_attention(architecture)
-    if tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no EOS token, so no sample could end: set tokenizer.eos_token")
+    check_vocabulary(tokenizer, architecture)
     context = context_of(architecture)
     if args.max_completion_length is None and (context is None or not isinstance(train_dataset, Dataset)):
         raise ValueError(
@@ -195,3 +194,24 @@ def longest_row(
     if context is None:
         raise ValueError("deterministic needs the longest prompt: give a dataset that is no stream")
     return context
+
+
+def best_metric(args: TRAPOConfig, eval_dataset) -> None:
+    """Set what the best checkpoint is chosen by: the mean reward of the first held-out set, if nothing else is named.
+
+    Raises:
+        ValueError: for a loss, which is a constant 0 on fresh samples, or a set that is not there.
+    """
+    name = args.metric_for_best_model
+    if not (args.load_best_model_at_end or name):
+        return
+    sets = list(eval_dataset) if isinstance(eval_dataset, dict) else []
+    name = (name or "reward").removeprefix("eval_")
+    if name.endswith("loss"):
+        raise ValueError(f"metric_for_best_model {name!r} is a constant 0 on held-out sets: name 'reward'")
+    if sets and name == "reward":
+        name = f"{sets[0]}_reward"
+    elif sets and not any(name.startswith(f"{known}_") for known in sets):
+        raise ValueError(f"metric_for_best_model {name!r} is of no held-out set: name one as in '{sets[0]}_reward'")
+    args.metric_for_best_model = f"eval_{name}"
+    args.greater_is_better = True if args.greater_is_better is None else args.greater_is_better

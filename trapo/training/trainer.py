@@ -103,6 +103,7 @@ class TRAPOTrainer(SafeSteps, HeldOut, Drawing, Rewards, JointLoss, MicroBatchLo
         preflight.refuse_rollouts(tools=tools, rollout_func=rollout_func, environment_factory=environment_factory)
         args = preflight.our_config(args, train_dataset)
         preflight.check_inputs(args, reward_funcs, train_dataset, processing_class)
+        preflight.best_metric(args, eval_dataset)
         loaded = processing_class is not None and not isinstance(model, str)
         if loaded:  # before TRL creates the output folder
             preflight.check_model(args, model.config, processing_class, train_dataset)
