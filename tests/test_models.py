@@ -1,9 +1,10 @@
+import json
 from types import SimpleNamespace
 
 import conftest
 import pytest
 
-from trapo.models import context_of
+from trapo.models import context_of, load_tokenizer
 
 
 def config(value):
@@ -21,3 +22,12 @@ def test_a_context_that_is_no_number_is_refused(value):
 def test_a_context_is_the_models_or_unknown():
     assert context_of(conftest.new_model().config) == 256
     assert context_of(config(None)) is None
+
+
+def test_a_tokenizer_whose_length_is_no_number_is_refused(tmp_path):
+    conftest.new_model().save_pretrained(tmp_path)
+    conftest.new_tokenizer().save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": {"a": 1}}))
+    with pytest.raises(ValueError, match=r"its tokenizer's model_max_length is {'a': 1}, not a number"):
+        load_tokenizer(str(tmp_path))

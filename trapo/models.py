@@ -48,6 +48,8 @@ def load_tokenizer(path: str, trust_remote_code: bool = False):
     with _loading(path):
         tokenizer = AutoTokenizer.from_pretrained(path, **extra)
         config = AutoConfig.from_pretrained(path, **extra)
+        if not isinstance(tokenizer.model_max_length, int | float):
+            raise ValueError(f"its tokenizer's model_max_length is {tokenizer.model_max_length!r}, not a number")
     if "gguf_file" in extra and config.eos_token_id is not None:
         # The tokenizer may come out with a wrong EOS (SmolLM2's <|im_start|>); the model's is the file's.
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(config.eos_token_id)
