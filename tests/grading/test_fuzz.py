@@ -115,6 +115,16 @@ def test_space_around_an_answer_does_not_count(answer, space):
         assert _judged(f"{space}{answer}{space}", answer) == "correct"
 
 
+MORE = str.split(r"7x q! ^2 ' +y \cdot7 /3 -w \text{maybe} \text{~or~}6 ,5 =q \le8 \to6 \infty )( & \dagger")
+
+
+@FUZZ
+@given(st.sampled_from([n for n in NUMBERS if n not in ("0", "1", "1,234")]), st.sampled_from(MORE))
+def test_a_number_with_one_token_more_is_another_answer(number, more):
+    """Nothing behind a number is cut off: not read means not equal."""
+    assert _judged(number + more, number) != "correct"
+
+
 @FUZZ
 @given(st.lists(ANSWERS | st.sampled_from([r"\boxed{", "}", r"\boxed 5", "</think>", " and ", ", "]), max_size=8))
 def test_finding_the_box_never_fails(pieces):

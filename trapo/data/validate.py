@@ -325,7 +325,7 @@ class Screen:
         return f"{found[0]!r}, {len(found)} in all: set special_tokens to 'escape', or to 'keep' if they are meant"
 
     def _check_answers(self, rows: list[_Row]) -> None:
-        """Whether a right sample could be graded right at all: math-verify must find the answer equal to itself."""
+        """Whether a right sample could be graded right at all: the grader must be able to read the answer."""
         if self.known is not None:
             for row in rows:
                 if record := self.known.get((row.number, None)):

@@ -9,12 +9,14 @@ from functools import cache
 
 import sympy
 from sympy import Function, Integer, Rational, Symbol
+from sympy.core.function import AppliedUndef
 
 from .latex import Unreadable
 
 DIGITS = 5_000  # of the longest integer that is computed
 DEGREE = Symbol("°", positive=True)
 LOG_BASE = Symbol("log base", positive=True)  # of \log without one: 10 or e, see `equality`
+_HUGE = (Function("power"), Function("factorial"), Function("binomial"))
 VECTOR = ("vec ", "unit ")  # how the names of vectors begin
 
 
@@ -33,20 +35,21 @@ def repeating(first: str, period: str) -> sympy.Rational:
 
 def power(base: sympy.Basic, exponent: sympy.Basic) -> sympy.Basic:
     """base ** exponent, unevaluated where it has more digits than are worth computing."""
-    if base.is_number and exponent.is_number and not isinstance(base, sympy.MatrixBase):
-        if base.is_Rational and exponent.is_Rational:
-            size = math.log10(max(abs(base.p), base.q, 1)) * abs(float(exponent)) if abs(exponent) < 10**15 else 10**15
-            if base not in (0, 1, -1) and size > DIGITS:
-                return Function("power")(base, exponent)
-        elif (
-            base.has(Function("power"), Function("factorial"))
-            or exponent.has(Function("power"))
-            or (exponent.is_Rational and abs(exponent) > 10**4)
-        ):
-            return Function("power")(base, exponent)
-    if isinstance(base, sympy.MatrixBase) and not (exponent.is_Integer and abs(exponent) <= 20):
-        raise Unreadable("a matrix to this power")
+    if isinstance(base, sympy.MatrixBase):
+        if not (exponent.is_Integer and abs(exponent) <= 20):
+            raise Unreadable("a matrix to this power")
+        return base**exponent
+    if base in (0, 1, -1) or not (base.is_number or base.has(AppliedUndef)):
+        return base**exponent
+    if base.has(*_HUGE) or exponent.has(*_HUGE) or (exponent.is_Rational and _digits(base, exponent) > DIGITS):
+        return _HUGE[0](base, exponent)
     return base**exponent
+
+
+def _digits(base: sympy.Basic, exponent: sympy.Rational) -> float:
+    """About how many digits base ** exponent has; of a base that is not rational, a guess on the safe side."""
+    size = math.log10(max(abs(base.p), base.q)) if base.is_Rational else 1.0
+    return size * float(min(abs(exponent), 10**15))
 
 
 def factorial(value: sympy.Basic) -> sympy.Basic:

@@ -18,6 +18,8 @@ from .algebra import LOG_BASE
 PRECISION = 50  # digits a value is computed to
 AGREE = sympy.Float(10) ** -35  # relative difference of what counts as the same
 _POINTS = 4  # positive ones, and as many with mixed signs
+_GROWING = (sympy.exp, sympy.factorial, sympy.gamma, sympy.binomial, sympy.sinh, sympy.cosh)
+_STEEP = 2_000  # the largest exponent, or argument of these, that is computed
 _PRIMES = list(sympy.primerange(2, 700))
 REPEATS = 6  # decimals of a period written out that stand for the fraction: 0.333333, 0.142857
 
@@ -61,15 +63,7 @@ def _equal(left: sympy.Basic, right: sympy.Basic) -> bool:
     symbols = sorted((left.free_symbols | right.free_symbols), key=lambda s: s.name)
     if not symbols:
         return _same_number(left, right)
-    if left.free_symbols != right.free_symbols and not left.has(sympy.Function) and _differ_quickly(left, right):
-        return False
     return _same_at_points(left, right, symbols)
-
-
-def _differ_quickly(left: sympy.Basic, right: sympy.Basic) -> bool:
-    point = {s: Rational(p, 7) for s, p in zip(left.free_symbols & right.free_symbols, _PRIMES, strict=False)}
-    del point
-    return False
 
 
 def _same_at_points(left: sympy.Basic, right: sympy.Basic, symbols: list[Symbol]) -> bool:
@@ -102,7 +96,10 @@ def _point(symbols: list[Symbol], number: int, signs: int) -> dict[Symbol, Ratio
 
 
 def _value(expression: sympy.Basic, point: dict) -> sympy.Basic | None:
+    """The value at a point; None where there is none, or one too large to be computed."""
     try:
+        if not _is_tame(expression, point):
+            return None
         value = sympy.N(expression, PRECISION, subs=point) if point else sympy.N(expression, PRECISION)
         if not value.is_number or value.free_symbols:
             return None
@@ -112,6 +109,19 @@ def _value(expression: sympy.Basic, point: dict) -> sympy.Basic | None:
     if not all(p.is_Float or p.is_Rational for p in parts) or any(p in (sympy.nan, sympy.oo) for p in parts):
         return None
     return value
+
+
+def _is_tame(expression: sympy.Basic, point: dict) -> bool:
+    """Whether no power, exponential or factorial in it is too large at the point: the innermost are looked at first."""
+    growing = [p for p in expression.atoms(sympy.Pow, *_GROWING) if not (p.is_Pow and p.exp.is_Rational)]
+    for part in sorted(growing, key=lambda p: p.count_ops()):
+        steep = part.exp if part.is_Pow else part.args[0]
+        size = abs(sympy.N(steep, 15, subs=point))
+        if part.is_Pow:
+            size *= abs(sympy.log(abs(sympy.N(part.base, 15, subs=point)) + 1).evalf(15)) + 1
+        if not (size.is_number and size.is_real and size < _STEEP):
+            return False
+    return True
 
 
 def _is_real(value: sympy.Basic) -> bool:
@@ -175,18 +185,11 @@ def proportional(left: sympy.Basic, right: sympy.Basic, positive: bool = False) 
 
 def _proportional(left: sympy.Basic, right: sympy.Basic, positive: bool) -> bool:
     symbols = sorted((left.free_symbols | right.free_symbols), key=lambda s: s.name)
-    ratio = None
-    for i in range(3):
+    for i in range(_POINTS):
         values = [_value(x, _point(symbols, i, 1)) for x in (left, right)]
         if any(v is None or v == 0 for v in values):
             continue
-        ratio = sympy.nsimplify(values[0] / values[1], rational=True, tolerance=1e-40) if ratio is None else ratio
-        break
-    if ratio is None or (positive and not ratio > 0):
-        return False
-    return _equal(left, values_times(right, ratio)) if ratio != 0 else False
-
-
-def values_times(expression: sympy.Basic, ratio: sympy.Basic) -> sympy.Basic:
-    """ratio * expression, distributed over its terms."""
-    return sympy.Add(*(ratio * term for term in sympy.Add.make_args(expression)))
+        ratio = sympy.N(values[0] / values[1], PRECISION)
+        scaled = sympy.Add(*(ratio * term for term in sympy.Add.make_args(right)))
+        return (not positive or bool(ratio.is_real and ratio > 0)) and _equal(left, scaled)
+    return False

@@ -10,10 +10,8 @@ _FILLERS = frozenset(
 )
 _SO = frozenset(["so", "thus", "hence", "therefore", "then"])
 _VERBS = frozenset(["is", "are", "equals", "equal"])
-_TAILS = [
-    phrase.split()
-    for phrase in ["in total", " total", " altogether", " exactly", " only", " in all", " each", " respectively"]
-]
+_TAILS = [["in", "total"], ["in", "all"], *([word] for word in ("total", "altogether", "exactly", "only", "each"))]
+_TAILS += [["respectively"], ["chance"]]
 _REMARKS = ("since", "because")
 _QUANTIFIED = frozenset(str.split("real integer integers number numbers reals natural positive all x y z n k t r s m"))
 CONNECTORS = ("and", "or")
@@ -29,7 +27,7 @@ NUMBERS = {
         )
     )
 } | {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
-MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "hundreds": 2}
+MULTIPLIERS = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _SAME = {
     ("dne",): ("does", "not", "exist"), ("doesn't", "exist"): ("does", "not", "exist"),
     ("no", "solutions"): ("no", "solution"), ("no", "roots"): ("no", "root"), ("undef",): ("undefined",),

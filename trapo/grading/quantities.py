@@ -8,7 +8,7 @@ from . import units
 from .algebra import DEGREE
 from .expressions import expression
 from .latex import Token, Unreadable
-from .phrases import NUMBERS, is_word
+from .phrases import MULTIPLIERS, NUMBERS, is_word
 from .values import Based, Formula, Quantity, Ratio, Value
 
 _CURRENCIES = {"dollar": "dollar", "euro": "euro", "pound": "GBP", "yen": "yen", "USD": "dollar", "EUR": "euro"}
@@ -46,7 +46,7 @@ def _of(found: list[Token], unit: units.Unit) -> Value:
         raise Unreadable("a unit of nothing")
     if len(found) == 1 and is_word(found[0]) and found[0].text.lower() in NUMBERS:
         return Quantity(sympy.Integer(NUMBERS[found[0].text.lower()]), unit)
-    value = expression(found)
+    value = expression(_multiplied(found))
     if isinstance(value, sympy.MatrixBase) or DEGREE in value.free_symbols:
         raise Unreadable("a unit of what has none")
     return Formula(value) if unit == units.Unit((), unit.factor) else Quantity(value, unit)
@@ -64,20 +64,18 @@ def _money(found: list[Token]) -> Value | None:
     if len(rest) > 1 and (name := currency(rest[0])):
         if is_word(rest[-1]) and currency(rest[-1]) == name:
             rest = rest[:-1]
-        multiplied = _million(rest[1:])
-        return _of(sign + multiplied, units.product([(name, 1)]))
+        return _of(sign + rest[1:], units.product([(name, 1)]))
     if len(rest) > 1 and rest[-1].kind == "command" and (name := currency(rest[-1])):
         return _of(found[:-1], units.product([(name, 1)]))
     return None
 
 
-def _million(found: list[Token]) -> list[Token]:
-    from .phrases import MULTIPLIERS
-
-    power = MULTIPLIERS.get(found[-1].text.lower()) if is_word(found[-1]) else None
-    if power is None or len(found) < 2:
+def _multiplied(found: list[Token]) -> list[Token]:
+    """With a word like million behind the number as a factor."""
+    times = MULTIPLIERS.get(found[-1].text.lower()) if is_word(found[-1]) else None
+    if times is None or len(found) < 2:
         return found
-    return [*found[:-1], Token("mark", "*"), Token("number", str(10**power))]
+    return [*found[:-1], Token("mark", "*"), Token("number", str(times))]
 
 
 def _degrees(found: list[Token]) -> Value | None:
@@ -131,7 +129,7 @@ def _unit(found: list[Token]) -> units.Unit | None:
             continue
         if token.is_command("cdot") or token.is_mark("*") or (is_word(token) and token.text in ("of",)):
             continue
-        if token.is_mark("(", ")", "{", "}"):
+        if token.is_mark("(", ")", "{", "}", "."):
             continue
         word = token.text
         if token.kind == "letter" and word == "mu" and at < len(found) and found[at].kind == "word":
@@ -218,7 +216,7 @@ def based(found: list[Token]) -> Value | None:
         2 <= base <= 36 and digits and plain and text.isalnum() and text.isascii() and any(c.isdigit() for c in text)
     ):
         return None
-    if digits[0].kind == "letter" and len(digits) == 1:
+    if (digits[0].kind == "letter" and len(digits) == 1) or any(int(c, 36) >= base for c in text):
         return None
     return Based(text.lstrip("0") or "0", base)
 

@@ -195,9 +195,9 @@ def _multiplied(found: list[Token]) -> Value | None:
     if last in MULTIPLIERS and len(found) > 1:
         value = read(found[:-1])
         if isinstance(value, Formula):
-            return Formula(value.value * 10 ** MULTIPLIERS[last])
+            return Formula(value.value * MULTIPLIERS[last])
         if hasattr(value, "unit"):
-            return type(value)(value.value * 10 ** MULTIPLIERS[last], value.unit)
+            return type(value)(value.value * MULTIPLIERS[last], value.unit)
     if last in CHANGES and len(found) > 2 and found[-2].is_mark("%"):
         value = read(found[:-1])
         return type(value)(value.value, units.Unit(units.PERCENT.dimension, units.PERCENT.factor, "percent", last))

@@ -60,7 +60,7 @@ logger = logging.getLogger("trapo")
 class TRAPOTrainer(SafeSteps, HeldOut, Drawing, Rewards, JointLoss, MicroBatchLoss, GRPOTrainer):
     """Trainer for TRAPO and every method made of guidance, an expert weight and a GRPO loss.
 
-    Dataset columns: `prompt` (text or chat messages); `answer` (checked by math-verify, unless `reward_funcs` are
+    Dataset columns: `prompt` (text or chat messages); `answer` (checked by the grader, unless `reward_funcs` are
     given); `expert` (one trace as text, or several; None or [] where there is none); `id` (optional, unique).
 
     Args:
