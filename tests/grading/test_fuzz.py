@@ -115,7 +115,7 @@ def test_space_around_an_answer_does_not_count(answer, space):
         assert _judged(f"{space}{answer}{space}", answer) == "correct"
 
 
-MORE = str.split(r"7x q! ^2 ' +y \cdot7 /3 -w \text{maybe} \text{~or~}6 ,5 =q \le8 \to6 \infty )( & \dagger")
+MORE = str.split(r"7x q! ^2 ' +y \cdot7 /3 -w \text{maybe} \text{~or~}6 ,5 =8 \le8 \to6 \infty )( & \dagger")
 
 
 @FUZZ
