@@ -46,6 +46,7 @@ FREE_ON_RESUME = {
     "vllm_server_weights",
     "use_cpu",
     "ddp_backend",
+    "gradient_checkpointing_kwargs",  # TRL sets them by itself for LoRA under ZeRO-3
 }
 # How a step's samples are shared out over processes and micro-batches: free where the step's total stays.
 SHARES = {"per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation"}
