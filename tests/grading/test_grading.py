@@ -64,7 +64,7 @@ def test_a_gold_that_cannot_be_read_has_a_status_of_its_own(grader):
     gold = r"{}^{235}\mathrm{U}"
     answers = [gold, r"^{235}\mathrm{U}", r"{}^{238}\mathrm{U}", "235"]
     statuses = [v.status for v in grader.grade([f"\\boxed{{{a}}}" for a in answers], [gold] * 4)]
-    assert statuses == ["correct", "gold-unparsed", "gold-unparsed", "gold-unparsed"]
+    assert statuses == ["correct", "correct", "gold-unparsed", "gold-unparsed"]  # what looks the same is the same
     assert grader.grade([f"\\boxed{{{gold}}}"], [gold], quick=False)[0].status == "gold-unparsed"
     assert grader.grade([r"\boxed{\text{even}}"], [r"\text{even}"], quick=False)[0].status == "correct"
 
