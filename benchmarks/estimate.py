@@ -17,8 +17,9 @@ from memory import MIB, batch_of, ours, trainer_of
 from sidebyside import compare, parser, write
 from tensors import PeakBytes
 
-from trapo import TRAPOConfig, TRAPOTrainer
+from trapo import TRAPOTrainer
 from trapo.command.memory import memory
+from trapo.config import RunConfig
 from trapo.models import load_model
 from trapo.runs.folder import RunFolder
 from trapo.training.footprint import Shape
@@ -51,7 +52,7 @@ def beside(peak: int, predicted: float) -> dict[str, float]:
 def measured(model, folder: str, length: int, checkpointing: bool) -> dict[str, float]:
     """Peak bytes of one row of this length, prompt included, and their estimate."""
     fields = {"guidance": "none", "update_tokens": 1, "max_completion_length": length - PROMPT}
-    trainer = trainer_of(TRAPOTrainer, TRAPOConfig, model, f"{folder}/{length}-{checkpointing}", **fields)
+    trainer = trainer_of(TRAPOTrainer, RunConfig, model, f"{folder}/{length}-{checkpointing}", **fields)
     trainer.current_gradient_accumulation_steps = 1
     trainer.args.gradient_checkpointing = checkpointing
     ready(model, checkpointing)
@@ -64,7 +65,7 @@ def measured(model, folder: str, length: int, checkpointing: bool) -> dict[str, 
 
 def measured_sft(model, tokenizer, folder: str, length: int, checkpointing: bool) -> dict[str, float]:
     """Peak bytes of a part of the SFT stage, two rows of this length, and their estimate."""
-    config = TRAPOConfig(
+    config = RunConfig(
         output_dir=f"{folder}/sft-{length}-{checkpointing}", stages=["sft"], sft_max_steps=1, sft_batch_size=2,
         per_device_train_batch_size=2, gradient_accumulation_steps=4, max_completion_length=length - PROMPT,
         gradient_checkpointing=checkpointing, use_cpu=True, bf16=False, report_to="none", disable_tqdm=True,

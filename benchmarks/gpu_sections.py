@@ -225,12 +225,13 @@ def update(size: dict, folder: Path) -> dict:
     from memory import PROMPT, batch_of, ours, trainer_of
     from trl import GRPOConfig, GRPOTrainer
 
-    from trapo import TRAPOConfig, TRAPOTrainer
+    from trapo import TRAPOTrainer
+    from trapo.config import RunConfig
 
     rng, top, found = random.Random(1), limits(), {}
     lengths = [min(size["longest"], max(16, int(rng.lognormvariate(0, 0.8) * size["longest"] / 4)))
                for _ in range(size["rows"])]  # fmt: skip
-    for name, kind, config in (("ours", TRAPOTrainer, TRAPOConfig), ("TRL", GRPOTrainer, GRPOConfig)):
+    for name, kind, config in (("ours", TRAPOTrainer, RunConfig), ("TRL", GRPOTrainer, GRPOConfig)):
         model = new_model(size["model"])
         fields = training_fields() | {"max_completion_length": size["longest"], "gradient_checkpointing": True}
         fields |= {"guidance": "none", "expert_weight": "none"} if name == "ours" else {}
@@ -262,7 +263,8 @@ def step(size: dict, folder: Path) -> dict:
     """Seconds of a whole step of 64 samples: ours, TRAPO's and TRL's with `generate`; peak memory beside the plan's."""
     from trl import GRPOConfig, GRPOTrainer
 
-    from trapo import TRAPOConfig, TRAPOTrainer
+    from trapo import TRAPOTrainer
+    from trapo.config import RunConfig
 
     def reward(completions, **kwargs):
         return [float(len(text) % 2) for text in completions]
@@ -270,8 +272,8 @@ def step(size: dict, folder: Path) -> dict:
     found = {}
     for name, kind, config, more in (
         ("TRL GRPO", GRPOTrainer, GRPOConfig, {}),
-        ("our GRPO", TRAPOTrainer, TRAPOConfig, {"guidance": "none", "expert_weight": "none"}),
-        ("TRAPO", TRAPOTrainer, TRAPOConfig, {}),
+        ("our GRPO", TRAPOTrainer, RunConfig, {"guidance": "none", "expert_weight": "none"}),
+        ("TRAPO", TRAPOTrainer, RunConfig, {}),
     ):
         fields = training_fields() | {"max_completion_length": size["completion"], "gradient_checkpointing": True}
         found[name] = steps_of(kind, config, reward, size["model"], folder / name, fields | more)
@@ -281,15 +283,16 @@ def step(size: dict, folder: Path) -> dict:
 
 def lora(size: dict, folder: Path) -> dict:
     """A step of adapters on the larger shape: seconds, and peak memory beside the plan's."""
-    from trapo import TRAPOConfig, TRAPOTrainer
+    from trapo import TRAPOTrainer
+    from trapo.config import RunConfig
     from trapo.training.lora import peft_config
 
     def reward(completions, **kwargs):
         return [float(len(text) % 2) for text in completions]
 
     fields = training_fields() | {"max_completion_length": size["lora tokens"], "lora_r": 16, "learning_rate": 1e-5}
-    adapters = peft_config(TRAPOConfig(output_dir=str(folder), **fields))
-    return steps_of(TRAPOTrainer, TRAPOConfig, reward, size["lora"], folder / "lora", fields, adapters)
+    adapters = peft_config(RunConfig(output_dir=str(folder), **fields))
+    return steps_of(TRAPOTrainer, RunConfig, reward, size["lora"], folder / "lora", fields, adapters)
 
 
 def steps_of(kind, config, reward, shape: dict, folder: Path, fields: dict, adapters=None) -> dict:

@@ -22,7 +22,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 from trl.kernels import chunked_logprob
 
-from trapo import TRAPOConfig, TRAPOTrainer
+from trapo import TRAPOTrainer
+from trapo.config import RunConfig
 from trapo.training.micro_batches import fit_tiles
 
 ROWS, PROMPT, IDLE = 16, 40, 5
@@ -136,7 +137,7 @@ def main() -> None:
 
         def trapo(budget):
             trainer = trainer_of(
-                TRAPOTrainer, TRAPOConfig, model, f"{folder}/{budget}", guidance="none", update_tokens=budget
+                TRAPOTrainer, RunConfig, model, f"{folder}/{budget}", guidance="none", update_tokens=budget
             )
 
             def run(repetition):
@@ -161,7 +162,7 @@ def main() -> None:
 
         model, gradients = model_of(151936, layers=1, width=64), {}
         long = batch_of([8192 - PROMPT], 151936, 0) | {"advantages": torch.ones(1)}
-        trainer = trainer_of(TRAPOTrainer, TRAPOConfig, model, f"{folder}/long", guidance="none")
+        trainer = trainer_of(TRAPOTrainer, RunConfig, model, f"{folder}/long", guidance="none")
         title = f"one row of 8,192 tokens x 151,936 (logits: {8192 * 151936 * 4 / MIB:.0f} MiB)"
         run = {"ours": lambda repetition: measured(trainer, model, [ours(long)], gradients)}
         parts.append(compare(title, run, 1, ratios=(), warm=False))

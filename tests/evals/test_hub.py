@@ -104,7 +104,8 @@ def test_a_cached_set_loads_offline(tmp_path, monkeypatch, log_lines):
     info = json.loads((arrow.parent / "dataset_info.json").read_text()) | {"dataset_name": "aime25"}
     (cached / "dataset_info.json").write_text(json.dumps(info))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    before = logging.getLogger("datasets").level
     with pytest.warns(UserWarning, match="the papers' is 20163a6125362aa4; its revision 563bb84.* is unverified"):
         questions = load("aime25")
     assert [q.answer for q in questions] == [row["answer"] for row in STAND_IN] and log_lines == []
-    assert logging.getLogger("datasets").level == logging.WARNING  # as before
+    assert logging.getLogger("datasets").level == before
