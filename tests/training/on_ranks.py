@@ -44,7 +44,7 @@ def run(kind, ranks, runs, scratch):
         [sys.executable, *(start if ranks > 1 else ()), str(HERE), kind, str(plan)],
         env=environment | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-6000:]
+    assert done.returncode == 0, done.stderr[-20000:]
     return done.stdout
 
 

@@ -91,6 +91,11 @@ def twin(model: Any, weights: dict[str, Tensor]) -> Any:
         found = get_peft_model(kind(base.config), deepcopy(model.peft_config["default"]))
     missing, unexpected = found.load_state_dict(weights, strict=False, assign=True)
     found.get_base_model().tie_weights()
+    theirs = dict(model.named_buffers())  # rotary frequencies and their like, which no state dict has; never sharded
+    for name, buffer in list(found.named_buffers()):
+        if buffer.is_meta:
+            owner, _, last = name.rpartition(".")
+            found.get_submodule(owner).register_buffer(last, theirs[name].detach().cpu(), persistent=False)
     if unexpected or any(parameter.is_meta for parameter in found.parameters()):
         raise ValueError(
             f"the gathered weights are not this model's: missing {missing[:3]}, unexpected {unexpected[:3]}"
