@@ -5,7 +5,6 @@ accuracies are those of `scores.interval`.
 """
 
 import textwrap
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,25 @@ import numpy as np
 import yaml
 
 from trapo.plotting import METHOD_COLORS, METHOD_DASHES, METHOD_LABELS, PALETTE, new_figure, save_figure, style
-from trapo.runs.intervals import Interval
 
-from .runs import NAMES, base_evaluations, held_out, results, steps, varying
+from .figure_parts import (
+    BANDED,
+    MARKERS,
+    SMOOTHED,
+    band,
+    bands,
+    held_out_by_step,
+    legend,
+    markers,
+    with_interval,
+    wrapped,
+)
+from .runs import NAMES, base_evaluations, results, steps, varying
 from .runs import cost as cost_of
 from .scores import base_scores, main_set, paired, reward_name, scores
 from .seeds import PREFIX_FIELDS, Group, reference
 
-SMOOTH = 7  # most steps of the running mean
-SMOOTHED = f"an eighth of the run's, at most {SMOOTH}"
 WIDEST = 44  # letters in a line of a label that stands left of axes
-BANDED = 8  # groups; with more, bands hide each other
 COSTS = {
     "drawn tokens": ("tokens drawn", 1e3),
     "samples": ("samples drawn", 1),
@@ -35,7 +42,6 @@ PARTS = {"rollout": "#0072B2", "grading": "#009E73", "update": "#E69F00", "rest"
 PUBLISHED_MODEL = "Qwen2.5-Math-7B"
 FIVE = ("aime24", "amc23", "math500", "minerva", "olympiad")  # whose mean TRAPO's tables give
 AVERAGE = "average of five"
-MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def settings_of(groups: Sequence[Group], **more: Any) -> dict[str, Any]:
@@ -105,7 +111,7 @@ def learning_curves(groups: Sequence[Group]) -> Drawn:
     for ax in axes[1]:
         ax.set(xlabel="step")
     legend(fig, groups)
-    return fig, {"running mean over steps": SMOOTHED} | _bands(groups)
+    return fig, {"running mean over steps": SMOOTHED} | bands(groups)
 
 
 def guided_share(groups: Sequence[Group]) -> Drawn:
@@ -121,7 +127,7 @@ def guided_share(groups: Sequence[Group]) -> Drawn:
         ax.set(title=f"micro-group {int(name.rpartition('_')[2]) + 1}", xlabel="step", ylim=(0, 1.02))
     axes[0, 0].set_ylabel("share of prompts guided")
     legend(fig, [group for group in groups if set(tables[group.label].columns) & set(names)])
-    return fig, {"running mean over steps": SMOOTHED} | _bands(groups)
+    return fig, {"running mean over steps": SMOOTHED} | bands(groups)
 
 
 def expert_probability(groups: Sequence[Group]) -> Drawn:
@@ -137,7 +143,7 @@ def expert_probability(groups: Sequence[Group]) -> Drawn:
     axes[1].set(ylabel="p of own tokens", xlabel="step", ylim=(0, 1.02))
     legend(fig, shown)
     means = "arithmetic of the expert's tokens, geometric of own ones"
-    return fig, {"running mean over steps": SMOOTHED, "means": means} | _bands(shown)
+    return fig, {"running mean over steps": SMOOTHED, "means": means} | bands(shown)
 
 
 def accuracy(groups: Sequence[Group]) -> Drawn:
@@ -149,15 +155,15 @@ def accuracy(groups: Sequence[Group]) -> Drawn:
     bases = base_scores(groups) if not set(NAMES) & set(varying([r for group in groups for r in group.runs])) else {}
     base = len(bases)
     rows = len(table) + base
-    labels, lines = _wrapped([*bases, *list(table)[::-1]], WIDEST)
+    labels, lines = wrapped([*bases, *list(table)[::-1]], WIDEST)
     fig, axes = new_figure(height=0.5 + 0.19 * rows * lines, ncols=len(sets), sharey=True, squeeze=False)
     for ax, name in zip(axes[0], sets, strict=True):
         for y, (group, found) in zip(range(rows - 1, base - 1, -1), table.values(), strict=True):
             if name in found:
-                _with_interval(ax, found[name].after, y, group.color)
+                with_interval(ax, found[name].after, y, group.color)
         for y, found in enumerate(bases.values()):
             if name in found:
-                _with_interval(ax, found[name], y, "#777777")
+                with_interval(ax, found[name], y, "#777777")
         ax.set(title=name, xlabel=reward_name(groups), ylim=(-0.6, rows - 0.4))
         if reward_name(groups) == "accuracy":
             ax.set_xlim(-0.02, 1.02)
@@ -211,8 +217,8 @@ def differences(groups: Sequence[Group]) -> Drawn:
     rows = [row for row in paired(groups) if row["pairs"]]
     if not rows:
         return None
-    labels, lines = _wrapped([row["label"] for row in rows], WIDEST // 2)
-    (label,), more = _wrapped([f"{rows[0]['set']}: minus {reference(groups).label}, by seed"], WIDEST)
+    labels, lines = wrapped([row["label"] for row in rows], WIDEST // 2)
+    (label,), more = wrapped([f"{rows[0]['set']}: minus {reference(groups).label}, by seed"], WIDEST)
     fig, ax = new_figure(columns=1, height=0.58 + 0.12 * more + max(0.25, 0.15 * lines) * len(rows))
     for y, row in zip(range(len(rows), 0, -1), rows, strict=True):
         ax.plot(row["each"], [y] * len(row["each"]), "o", color="#BBBBBB")
@@ -264,16 +270,16 @@ def cost(groups: Sequence[Group]) -> Drawn:
     if (main := main_set(table)) is None:
         return None
     fig, axes = new_figure(height=2.1, ncols=len(COSTS), sharey=True)
-    markers = _markers(groups)
+    shapes = markers(groups)
     for ax, (column, (label, unit)) in zip(axes, COSTS.items(), strict=True):
         for group in groups:
             mine = table[table.run.isin([run.name for run in group.runs])]
-            ax.plot(mine[column] / unit, mine[main], markers[group.label], color=group.color)
+            ax.plot(mine[column] / unit, mine[main], shapes[group.label], color=group.color)
         ax.set(xlabel=f"thousand {label}" if unit > 1 else label, xlim=(0, 1.08 * max(table[column].max() / unit, 1)))
     axes[0].set(ylabel=f"held-out {reward_name(groups)}")
     if reward_name(groups) == "accuracy":
         axes[0].set_ylim(-0.02 * axes[0].get_ylim()[1], min(1.08 * axes[0].get_ylim()[1], 1.02))
-    legend(fig, groups, markers=markers)
+    legend(fig, groups, markers=shapes)
     return fig, {}
 
 
@@ -356,80 +362,3 @@ def _average(record: dict[str, Any]) -> dict[str, dict[str, float]]:
     value = float(np.mean([found[name]["value"] for name in FIVE]))
     half = 1.96 * float(np.sqrt(sum(found[name]["se_questions"] ** 2 for name in FIVE))) / len(FIVE)
     return {AVERAGE: {"value": value, "low": value - half, "high": value + half}}
-
-
-def held_out_by_step(group: Group, main: bool = True):
-    """Mean, min and max over seeds by step over all stages, of the main set or of the other sets' mean."""
-    table = held_out(list(group.runs))
-    if not len(table):
-        return table
-    first = table.set.iloc[0]
-    table = table[(table.set == first) == main]
-    return table.groupby(["run", "at"]).reward.mean().groupby("at").agg(["mean", "min", "max"])
-
-
-def smoothed(table, name: str, change=lambda value: value):
-    """A metric by step over all stages: mean, lowest and highest of each seed's running mean.
-
-    It is over an eighth of the steps, `SMOOTH` at most: over as many as there are, it would be one number.
-    """
-    wide = table.pivot_table(index="at", columns="run", values=name, aggfunc="last")
-    width = max(min(SMOOTH, len(wide) // 8), 1)
-    wide = change(wide).rolling(width, min_periods=1, center=True).mean()
-    return wide.mean(axis=1), wide.min(axis=1), wide.max(axis=1)
-
-
-def band(ax, group: Group, name: str, filled: bool = True, change=lambda value: value) -> None:
-    """A metric's curve, with its band over seeds if `filled`; nothing where no run has it."""
-    table = steps(list(group.runs))
-    table = table[table.stage == "rl"] if len(table) else table
-    if name not in table.columns or not table[name].notna().any():
-        return
-    mean, low, high = smoothed(table, name, change)
-    ax.plot(mean.index, mean, color=group.color, linestyle=group.dashes)
-    if filled:
-        ax.fill_between(mean.index, low, high, color=group.color, alpha=0.15, linewidth=0)
-
-
-def _with_interval(ax, found: Interval, y: float, color: str) -> None:
-    """A mean as a point with its interval: a point is seen at 0, where a bar is not."""
-    ax.plot([found.low, found.high], [y, y], color=color)
-    ax.plot(found.value, y, "o", color=color)
-
-
-def _wrapped(labels: Sequence[str], width: int) -> tuple[list[str], int]:
-    """Labels in lines of so many letters, and the lines of the longest."""
-    found = [textwrap.fill(label, width) for label in labels]
-    return found, max(label.count("\n") + 1 for label in found)
-
-
-def _bands(groups: Sequence[Group]) -> dict[str, str]:
-    return {"bands": "lowest to highest seed"} if len(groups) <= BANDED else {"lines": "means over seeds"}
-
-
-def _markers(groups: Sequence[Group]) -> dict[str, str]:
-    """A marker per group: methods that share a colour have different ones."""
-    seen: Counter[str] = Counter()
-    found = {}
-    for group in groups:
-        found[group.label] = MARKERS[seen[group.color] % len(MARKERS)]
-        seen[group.color] += 1
-    return found
-
-
-def legend(fig, groups: Sequence[Group], markers: dict[str, str] | None = None, bases: Sequence[str] = ()) -> None:
-    """The groups' names above the axes, in as many columns as fit; the figure grows by as much as they need."""
-    from matplotlib.lines import Line2D
-
-    entries = []
-    for group in groups:
-        look = {"marker": markers[group.label], "linestyle": ""} if markers else {"linestyle": group.dashes}
-        entries.append(Line2D([], [], color=group.color, label=group.label, **look))
-    for i, label in enumerate(bases):
-        line = {"color": METHOD_COLORS["base"], "linestyle": METHOD_DASHES["base"], "marker": MARKERS[i % len(MARKERS)]}
-        entries.append(Line2D([], [], label=label, **line))
-    width, height = fig.get_size_inches()
-    widest = 0.45 + 0.053 * max(len(entry.get_label()) for entry in entries)  # inches, handle and gap included
-    columns = min(max(int(width // widest), 1), len(entries))
-    fig.set_size_inches(width, height + 0.1 + 0.15 * -(-len(entries) // columns))
-    fig.legend(handles=entries, loc="outside upper left", ncols=columns)

@@ -20,7 +20,8 @@ from trapo.runs.intervals import Interval
 from trapo.terminal import say
 
 from . import figures
-from .runs import Run, base_evaluation, base_evaluations, cost, find, settings
+from .figure_parts import held_out_by_step, smoothed
+from .runs import Run, base_evaluation, base_evaluations, cost, find, settings, steps
 from .scores import base_scores, forgetting, paired, reward_name, scores
 from .seeds import Group, groups, reference
 
@@ -139,13 +140,13 @@ def _shown(found: Interval) -> dict[str, Any]:
 def _curves(together: Sequence[Group]) -> dict[str, Any]:
     """Per metric and group: steps, mean, lowest and highest seed; and held-out accuracies."""
     found: dict[str, Any] = {}
-    tables = [figures.steps(list(group.runs)) for group in together]
+    tables = [steps(list(group.runs)) for group in together]
     for name, title in CURVES.items():
         lines = []
         for group, table in zip(together, tables, strict=True):
             rl = table[table.stage == "rl"] if len(table) else table
             if name in rl.columns and rl[name].notna().any():
-                mean, low, high = figures.smoothed(rl, name)
+                mean, low, high = smoothed(rl, name)
                 parts = {key: np.round(v, 5).tolist() for key, v in (("mean", mean), ("low", low), ("high", high))}
                 lines.append({"label": group.label, "x": mean.index.tolist()} | parts)
         if lines:
@@ -154,7 +155,7 @@ def _curves(together: Sequence[Group]) -> dict[str, Any]:
     for name, main in ((f"held-out {what}", True), (f"{what} on the other held-out sets (mean)", False)):
         lines = []
         for group in together:
-            if len(table := figures.held_out_by_step(group, main)):
+            if len(table := held_out_by_step(group, main)):
                 ends = {"mean": table["mean"].tolist(), "low": table["min"].tolist(), "high": table["max"].tolist()}
                 lines.append({"label": group.label, "x": table.index.tolist()} | ends)
         if lines:

@@ -19,8 +19,8 @@ from tensors import PeakBytes
 
 from trapo import TRAPOTrainer
 from trapo.command.memory import memory
-from trapo.config import RunConfig
 from trapo.models import load_model
+from trapo.run_config import RunConfig
 from trapo.runs.folder import RunFolder
 from trapo.training.footprint import Shape
 from trapo.training.micro_batches import fit_tiles

@@ -226,7 +226,7 @@ def update(size: dict, folder: Path) -> dict:
     from trl import GRPOConfig, GRPOTrainer
 
     from trapo import TRAPOTrainer
-    from trapo.config import RunConfig
+    from trapo.run_config import RunConfig
 
     rng, top, found = random.Random(1), limits(), {}
     lengths = [min(size["longest"], max(16, int(rng.lognormvariate(0, 0.8) * size["longest"] / 4)))
@@ -264,7 +264,7 @@ def step(size: dict, folder: Path) -> dict:
     from trl import GRPOConfig, GRPOTrainer
 
     from trapo import TRAPOTrainer
-    from trapo.config import RunConfig
+    from trapo.run_config import RunConfig
 
     def reward(completions, **kwargs):
         return [float(len(text) % 2) for text in completions]
@@ -284,7 +284,7 @@ def step(size: dict, folder: Path) -> dict:
 def lora(size: dict, folder: Path) -> dict:
     """A step of adapters on the larger shape: seconds, and peak memory beside the plan's."""
     from trapo import TRAPOTrainer
-    from trapo.config import RunConfig
+    from trapo.run_config import RunConfig
     from trapo.training.lora import peft_config
 
     def reward(completions, **kwargs):

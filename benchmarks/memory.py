@@ -23,7 +23,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.kernels import chunked_logprob
 
 from trapo import TRAPOTrainer
-from trapo.config import RunConfig
+from trapo.run_config import RunConfig
 from trapo.training.micro_batches import fit_tiles
 
 ROWS, PROMPT, IDLE = 16, 40, 5

@@ -11,7 +11,7 @@ FLOORS = [
     {"bounds", "choices", "method", "files", "recipe", "redact"},
     {"config_checks"},
     {"config", "plotting", "terminal"},
-    {"records"},
+    {"records", "run_config"},
     {"models", "grading"},
     {"data"},
     {"rollout"},

@@ -15,9 +15,9 @@ import pandas as pd
 from trapo.files import write_whole
 
 from ..inference import FEW, Answer
+from .command import parser, study_of
 from .figures import draw
 from .results import PROBES, Results, together
-from .runner import parser, study_of
 
 MARK = "<!-- made by: make figures: {} -->"
 END = "<!-- end -->"

@@ -1,24 +1,11 @@
-"""`python -m trapo_analysis.study`: the study of docs/results/plan.md, in parts that can be stopped and taken up again.
+"""The study's runs: bases, trials of learning rates, cells; each is done once, whatever stops it in between."""
 
-    docs/results/bases.csv    the base models: how each was made, what it can do, the hash of its weights
-    docs/results/tuning.csv   every trial of a learning rate, and which was chosen
-    docs/results/runs.csv     a row per run: command, seed, accuracies before and after, cost, the hash of its weights
-    docs/results/curves.csv   what happened in training, in bins of ten steps
-    docs/results/ideas.csv    what might be better, tried on bases and problems that no cell is measured on
-    docs/results/pass_at_k.csv
-
-A run that has its row is not run again, whether or not its folder is still there. `trapo_analysis.study.page` makes
-figures and tables from these files alone.
-"""
-
-import argparse
 import json
 import os
 import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,34 +18,10 @@ from trapo.terminal import Console
 from .. import sweep as sweeps
 from ..inference import check_family
 from ..runs import Run
+from .cell import Cell
 from .tables import Tables, curve_rows, pass_rows, run_row, weights_hash
 
 FIELDS = ("learning_rate", "sft_learning_rate")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of the study: a training that is done once for each base.
-
-    Attributes:
-        name: the cell's.
-        part: of the study; parts are run in order.
-        recipe: its method.
-        base: the kind of base that it begins with.
-        data: the world's options.
-        flags: more flags of `trapo train`.
-        rates: the recipe whose tuned learning rates it takes.
-        seeds: which list of bases it is trained on: the plan's "seeds", or the "fresh" ones.
-    """
-
-    name: str
-    part: str
-    recipe: str
-    base: str = "some"
-    data: str = "world"
-    flags: str = ""
-    rates: str = ""
-    seeds: str = "seeds"
 
 
 class Study:
@@ -396,35 +359,3 @@ class Study:
         console.print(f"{len(self.needed_bases())} bases to make (about 3 minutes each); {done} of {trials} trials of "
                       f"learning rates done; {len(missing)} runs to do: {total / 3600:.1f} hours of one core",
                       soft_wrap=True)  # fmt: skip
-
-
-def study_of(options: argparse.Namespace) -> Study:
-    """The study of the command line's options."""
-    return Study(options.study, options.runs, options.results)
-
-
-def parser(description: str) -> argparse.ArgumentParser:
-    """The options that the study's commands share."""
-    found = argparse.ArgumentParser(description=description)
-    found.add_argument("--study", type=Path, default=Path(__file__).with_name("study.yaml"))
-    found.add_argument("--runs", type=Path, default=Path("runs/study"), help="where bases and run folders lie")
-    found.add_argument("--results", type=Path, default=Path("docs/results"), help="where the tables lie")
-    return found
-
-
-def main() -> int:
-    """Run, or show the plan."""
-    options = parser(__doc__)
-    options.add_argument("--jobs", type=int, help="runs at a time; default: one per core")
-    options.add_argument("--parts", help="comma-separated: parts of the plan, ideas, pass@k; default: all")
-    options.add_argument("--dry-run", action="store_true", help="show cells, commands and times, and stop")
-    chosen = options.parse_args()
-    study = study_of(chosen)
-    if chosen.dry_run:
-        study.show(Console())
-        return 0
-    try:
-        return 0 if study.run(Console(), chosen.jobs, chosen.parts.split(",") if chosen.parts else None) else 1
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2

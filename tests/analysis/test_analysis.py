@@ -16,6 +16,7 @@ from trapo.plotting import read_settings
 from trapo.runs.intervals import held_out as held_out_interval
 from trapo.runs.intervals import mean_interval
 from trapo_analysis import figures, report, scores
+from trapo_analysis.figure_parts import held_out_by_step
 from trapo_analysis.runs import cost, evaluations, find, held_out, results, settings, steps, varying
 from trapo_analysis.seeds import groups, reference
 from trapo_cli.cli import app
@@ -203,9 +204,9 @@ def test_steps_of_a_second_stage_follow_the_firsts(tmp_path):
         write(folder / name, sft + [record for record in rl if record["step"]])
     (group,) = groups(find([tmp_path / "s"]))
     assert steps(list(group.runs))["at"].tolist() == [1, 2, 3, 4]
-    curve = figures.held_out_by_step(group)
+    curve = held_out_by_step(group)
     assert curve["mean"].to_dict() == {0: 0.0, 2: 0.0, 4: 0.5}  # not .25 at 2, of both stages
-    assert figures.held_out_by_step(group, main=False)["mean"].to_dict() == {0: 0.0, 2: 0.0, 4: 0.8}
+    assert held_out_by_step(group, main=False)["mean"].to_dict() == {0: 0.0, 2: 0.0, 4: 0.8}
 
 
 def test_prefixes_have_their_sweeps_names(tmp_path):

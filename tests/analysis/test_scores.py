@@ -8,6 +8,7 @@ from test_analysis import evaluated, make_run, page_of, write
 
 from trapo.runs.intervals import wilson
 from trapo_analysis import figures, report, scores
+from trapo_analysis.figure_parts import smoothed
 from trapo_analysis.inference import detectable
 from trapo_analysis.runs import base_evaluations, find, held_out, steps
 from trapo_analysis.seeds import groups
@@ -134,5 +135,5 @@ def test_a_short_run_is_not_smoothed_to_one_number(tmp_path):
     """reward/plain is step / 10: over 8 steps it stays so, over 56 it is a mean of 7 away from the ends."""
     for n, at, expected in ((8, 8, 0.8), (56, 28, 2.8), (56, 56, (5.3 + 5.4 + 5.5 + 5.6) / 4)):
         run = find([make_run(tmp_path / f"{n}-{at}", n=n)])
-        mean, low, high = figures.smoothed(steps(run), "reward/plain")
+        mean, low, high = smoothed(steps(run), "reward/plain")
         assert mean[at] == pytest.approx(expected) and low[at] == high[at] == mean[at]

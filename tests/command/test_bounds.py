@@ -6,7 +6,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 from trapo.bounds import BOUNDS
-from trapo.config import RunConfig
+from trapo.run_config import RunConfig
 
 HINTS = get_type_hints(RunConfig)
 LISTS = {n: h for n, h in HINTS.items() if any(k in str(h) for k in ("list[float]", "list[int]"))}

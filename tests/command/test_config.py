@@ -4,7 +4,7 @@ import pytest
 from datasets import Dataset
 
 from trapo import TRAPOConfig, TRAPOTrainer
-from trapo.config import RunConfig
+from trapo.run_config import RunConfig
 
 
 def config(**kwargs):

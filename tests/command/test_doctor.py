@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from trapo.command import doctor
 from trapo.command import memory as estimate
 from trapo.command.doctor import CHECKS, TESTED, Patient, examine
-from trapo.config import RunConfig as TRAPOConfig
+from trapo.run_config import RunConfig as TRAPOConfig
 from trapo_cli.cli import app
 from trapo_toy.world import BASE
 

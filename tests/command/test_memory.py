@@ -13,10 +13,10 @@ from places import ROOT
 from transformers import AutoModelForCausalLM
 
 from trapo.command.memory import memory, work
-from trapo.config import RunConfig as TRAPOConfig
 from trapo.rollout.engines.base import Request, generate
 from trapo.rollout.engines.torch import TorchEngine
 from trapo.rollout.engines.torch_weights import RolloutWeights
+from trapo.run_config import RunConfig as TRAPOConfig
 from trapo.training.footprint import Shape
 from trapo_toy.world import BASE
 

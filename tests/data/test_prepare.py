@@ -12,8 +12,9 @@ from places import DATA as SHARED
 from typer.testing import CliRunner
 
 from trapo.data.decontaminate import Index, words
-from trapo.data.prepare import Settings, key_of, prepare
+from trapo.data.prepare import Settings, prepare
 from trapo.data.read import read_rows
+from trapo.data.second_traces import key_of
 from trapo_cli.cli import app
 
 QUESTION = (

@@ -312,7 +312,7 @@ _fields: list[str] = []
 def field_names() -> list[str]:
     """The fields of the configuration that a dry run may be given: without those that write or wait somewhere."""
     if not _fields:
-        from trapo.config import RunConfig
+        from trapo.run_config import RunConfig
 
         apart = {
             "output_dir",

@@ -9,11 +9,11 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from trapo import config as config_module
+from trapo import run_config as config_module
 from trapo.command import stages
 from trapo.command.job import Job
 from trapo.command.settings import resolve_config
-from trapo.config import RunConfig as TRAPOConfig
+from trapo.run_config import RunConfig as TRAPOConfig
 from trapo.training import lora
 
 pytest.importorskip("peft")

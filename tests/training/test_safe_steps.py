@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from trapo import TRAPOConfig, TRAPOTrainer
 from trapo.command.stages import _newest
-from trapo.config import RunConfig
 from trapo.models import load_model
+from trapo.run_config import RunConfig
 from trapo.runs.checkpoints import fault
 from trapo.runs.folder import RunFolder
 from trapo.training.lora import check_tied, save_merged

@@ -22,11 +22,11 @@ from packaging.version import Version
 from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from ..config import RunConfig
 from ..config_checks import check_deepspeed
 from ..data.tokens import CHAT_END, apply_template, prompt_text, shorten
 from ..grading.grader import Grader
 from ..models import context_of, load_model, load_tokenizer
+from ..run_config import RunConfig
 from ..training.footprint import ADAM, FLOAT32, Shape
 from . import memory as estimate
 from .trial import trial_run

@@ -9,13 +9,13 @@ import datasets
 from accelerate import PartialState
 from datasets import Dataset
 
-from ..config import RunConfig
 from ..data.markup import join_trace, opened_by
 from ..data.read import read_rows
 from ..data.tokens import end_trace, expert_part, prompt_text, shorten
 from ..data.validate import Report, Screen
 from ..grading.grader import Grader, usable_cpus
 from ..models import check_vocabulary, context_of, load_tokenizer
+from ..run_config import RunConfig
 from ..runs.folder import DROPPED, RunFolder
 from ..terminal import Console
 from .settings import parse_names, resolve_config

@@ -8,7 +8,7 @@ estimate of the update against measured peaks, `tests/command/test_memory.py` th
 import os
 from dataclasses import dataclass, fields
 
-from ..config import RunConfig
+from ..run_config import RunConfig
 from ..training.footprint import ADAM, DEFAULT_UPDATE_TOKENS, FLOAT32, Shape, part
 
 

@@ -4,9 +4,9 @@ from typing import Any
 
 from rich.table import Table
 
-from ..config import RunConfig
 from ..data.tokens import prompt_text
 from ..models import load_tokenizer
+from ..run_config import RunConfig
 from ..terminal import Console
 from ..training import preflight
 from ..training.footprint import Shape

@@ -9,8 +9,8 @@ from typing import Any
 
 from trl import GRPOConfig, TrlParser
 
-from ..config import RunConfig
 from ..recipe import load_recipe, load_yaml, read_text
+from ..run_config import RunConfig
 from .errors import is_ours
 from .values import check_types
 

@@ -15,10 +15,10 @@ from transformers import PrinterCallback, ProgressCallback, TrainerState
 from transformers.integrations import TensorBoardCallback, TrackioCallback
 from transformers.utils import logging as transformers_logging
 
-from ..config import RunConfig
 from ..files import locked, write_whole
 from ..models import load_model
 from ..records import Marker, read_json
+from ..run_config import RunConfig
 from ..runs.checkpoints import MARKER, Fault, fault
 from ..runs.folder import DROPPED, LOCK, RunFolder
 from ..runs.progress import ProgressLine, print_summary

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ..config import RunConfig
+from ..run_config import RunConfig
 from ..terminal import visible
 
 PATHS = ("deepspeed", "fsdp_config", "accelerator_config")  # of which a text may be a file's name

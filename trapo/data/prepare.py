@@ -10,7 +10,6 @@ Rows go through in batches, so that memory holds a batch and the second demonstr
 gives the same bytes.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -30,8 +29,9 @@ from ..grading.grader import Grader, usable_cpus
 from ..models import load_tokenizer
 from ..redact import redacted_values
 from ..terminal import Console
-from .decontaminate import Index, words
-from .read import as_traces, is_text, read_cells, read_rows
+from .decontaminate import Index
+from .read import read_rows
+from .second_traces import key_of, same, second_traces, texts_of
 from .validate import TOKENIZE_AT_ONCE, Report, Screen
 
 COUNTED = 1000  # traces that are tokenized for the lengths; of more, an evenly spread sample
@@ -42,7 +42,6 @@ SCRIPTS = {
 }
 MIXED = 0.01  # share of a trace's characters in another script from which it counts as mixed
 COMPANIONS = (".dropped.jsonl", ".contaminated.jsonl", ".summary.json", ".png", ".pdf")
-SECOND = ("problem", "question", "prompt", "generations", "solution", "expert", "target")
 
 
 @dataclass
@@ -119,49 +118,6 @@ class Summary:
             found.append(f"  longer than {self.settings['max_tokens']} tokens: {self.cut:.1%} (of {self.counted})")
         found += [f"  traces with {name} letters: {share:.2%}" for name, share in self.scripts.items() if share]
         return found
-
-
-def key_of(prompt: Any) -> bytes:
-    """A problem's key for joining: a hash of the folded words of its text, or of its last message."""
-    text = prompt[-1].get("content") if isinstance(prompt, list) and prompt and isinstance(prompt[-1], dict) else prompt
-    return hashlib.blake2b(" ".join(words(text if isinstance(text, str) else "")).encode(), digest_size=16).digest()
-
-
-def _texts(value: Any) -> list[str]:
-    """The texts among what stands in an expert's place."""
-    texts = [trace.get("content") if isinstance(trace, dict) else trace for trace in as_traces(value)]
-    return [text for text in texts if is_text(text) and text.strip()]
-
-
-def _same(text: str) -> bytes:
-    """What two copies of a trace have in common; white space around them aside."""
-    return hashlib.blake2b(text.strip().encode(), digest_size=16).digest()
-
-
-def second_traces(source: str, own: Mapping[bytes, set[bytes]], split: str = "train") -> dict[bytes, list[str]]:
-    """Key -> demonstrations of the problems in `own` that are not among their own, from a dataset of problems and
-    generations (OpenR1-Math's `problem` and `generations`; or `prompt` or `question`, and `solution`, `expert` or
-    `target`).
-
-    Raises:
-        ValueError: if it cannot be read, or has no such columns.
-    """
-    found: dict[bytes, list[str]] = {}
-    usable = False
-    for _, cells in read_cells(source, SECOND, split):
-        if not isinstance(cells, dict):
-            continue
-        problem = next((cells[name] for name in SECOND[:3] if cells.get(name)), None)
-        traces = next((cells[name] for name in SECOND[3:] if cells.get(name)), None)
-        usable |= problem is not None and traces is not None
-        if problem is not None and (key := key_of(problem)) in own and key not in found:
-            found[key] = [text for text in _texts(traces) if _same(text) not in own[key]]
-    if not usable:
-        raise ValueError(
-            f"--second {source} has no row with a problem and a demonstration: it needs a column of "
-            f"{', '.join(SECOND[:3])} and one of {', '.join(SECOND[3:])}"
-        )
-    return found
 
 
 def prepare(
@@ -247,7 +203,7 @@ def _second(settings: Settings) -> dict[bytes, list[str]]:
     own: dict[bytes, set[bytes]] = {}
     for _, cells in read_rows(settings.source, settings.split):
         if isinstance(cells, dict):
-            own.setdefault(key_of(cells["prompt"]), set()).update(map(_same, _texts(cells["expert"])))
+            own.setdefault(key_of(cells["prompt"]), set()).update(map(same, texts_of(cells["expert"])))
     return second_traces(settings.second, own, settings.split)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from ..config import RunConfig
+from ..run_config import RunConfig
 
 MERGED_APART = 0.05  # of the largest logit; in bf16 a merge rounds the weights
 ADAPTER = "adapter"  # its folder beside the merged weights
