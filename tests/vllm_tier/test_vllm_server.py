@@ -80,7 +80,7 @@ def test_weights_reach_the_server_and_samples_are_the_new_policys(server, wide, 
             assert sample.finish == ("stop" if sample.ids[-1] == 501 else "length")
             assert len(sample.ids) == 20 or sample.finish == "stop"
     assert [s.ids for s in found[0]] == [s.ids for s in found[2]] != [s.ids for s in found[1]]
-    with pytest.raises(RuntimeError, match="log-probabilities differ from the training model's by"):
+    with pytest.raises(ConnectionError, match="log-probabilities differ from the training model's by"):
         drawing.check(AutoModelForCausalLM.from_pretrained(wide))
     drawing.close()
 
@@ -96,7 +96,7 @@ def test_the_doctor_pushes_weights_and_finds_them_there(server, wide, tmp_path):
 
 def test_weights_of_another_shape_are_named(server, tmp_path):
     drawing = engine(server, tmp_path)
-    with pytest.raises(RuntimeError, match=r"did not take the weights in .*serve a model of this shape"):
+    with pytest.raises(ConnectionError, match=r"did not take the weights in .*serve a model of this shape"):
         drawing.load(conftest.new_model().named_parameters())
     drawing.close()
 
